@@ -14,7 +14,7 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,8 +22,9 @@ from typing import Any
 from onnxprune.commands.beside.settings import CacheSizes
 from onnxprune.commands.folders.branches import Globs, own_globs, with_own_globs
 from onnxprune.commands.folders.copies import told_of_copies
-from onnxprune.commands.folders.follow import Lead, follow, lead_of, uncut
+from onnxprune.commands.folders.follow import Lead, follow, lead_of, shapes_of, uncut
 from onnxprune.commands.folders.held import Held
+from onnxprune.commands.folders.networks import Network, networks_of
 from onnxprune.commands.folders.places import MODEL, check_places, check_reads, into_place, walked
 from onnxprune.commands.folders.samples import Samples
 from onnxprune.commands.folders.settle import PrunedFile, settle, settle_tokens
@@ -38,7 +39,7 @@ from onnxprune.commands.folders.words import (
 from onnxprune.commands.prune import Result, bounded, bounded_model, prune_to
 from onnxprune.commands.records.recipe import recipe_of_call
 from onnxprune.commands.records.report_files import PageFile, ReportFiles, map_file
-from onnxprune.commands.steps.finish import published
+from onnxprune.commands.steps.finish import Publish, published, with_report
 from onnxprune.commands.steps.job import Job, Learning, make_learning
 from onnxprune.commands.steps.pages import with_details
 from onnxprune.dependency.cost import CACHE
@@ -46,10 +47,17 @@ from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionE
 from onnxprune.graph.files.publish import Reads, hidden_beside, resolved, signals_held
 from onnxprune.graph.files.read import load
 from onnxprune.graph.files.write import check_weights_name
+from onnxprune.graph.forms.straight import begun
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Role, cache_bytes
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, logged
+
+# What the report of a body that leads says of its file, too: how it was cut, and what that did to its outputs.
+_OF_LEAD = (
+    "options", "method", "calibration", "gradients", "reconstruction", "accuracy", "fidelity", "promise", "rounds",
+    "masks", "tuning",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,8 +159,8 @@ def prune_files(
     learning = make_learning(tune, rounds, masks, data, options)
     check_places(source, target, force)
     held = [*_read(source, progress)]
-    networks = _networks(held)
-    files = [{_name(file.model, source): file.model for file in network} for network in networks]
+    networks = networks_of(held, options)
+    files = [{_name(file.model, source): file.model for file in network.files} for network in networks]
     tokens = tokens_that_go(options, learning, files)
     samples = Samples.of_all([next(iter(each)) for each in files], data, options.eval_data)
     reports = ReportFiles(None, report_path, force, page)
@@ -162,7 +170,7 @@ def prune_files(
         scratch = hidden_beside(place, stack)
         whole = scratch / place.name
         _copy_others(source, whole, [each.model for each in held], with_maps=options.vocabulary is None)
-        run = _Run(source, whole, options, progress, learning, tokens, files, _keep_past(held), page)
+        run = _Run(source, whole, options, progress, learning, tokens, networks, _keep_past(held), page)
         made = [each for parts in zip(networks, samples, strict=True) for each in run.pruned(*parts)]
         result = replace(_result(target, whole, made), recipe=recipe)
         with signals_held(), reports.written(result.report):
@@ -202,25 +210,9 @@ def _name(model: Model, folder: Path) -> str:
     return "" if model.path is None else model.path.relative_to(folder).as_posix()
 
 
-def _networks(files: Sequence[Held]) -> list[list[Held]]:
-    """Return the files of each network; the first of them leads: the one with the most weights and no branches."""
-    if len(files) == 1:
-        return [[*files]]
-    networks: list[list[Held]] = []
-    for file in sorted(files, key=_last):
-        own = next((each for each in networks if each[0].holds_same(file)), None)
-        networks.append([file]) if own is None else own.append(file)
-    return networks
-
-
 def _keep_past(held: Sequence[Held]) -> bool:
     """Whether any of the models keeps something of the past."""
     return any(cache_bytes(each.model.inputs) for each in held)
-
-
-def _last(file: Held) -> tuple[bool, int, str]:
-    """Return what puts a file behind others."""
-    return any(node.bodies for node in file.model.nodes), -sum(file.counts.values()), str(file.model.path)
 
 
 # -- what is made ------------------------------------------------------------------------------------------
@@ -252,41 +244,46 @@ class _Run:
     progress: Progress
     learning: Learning
     tokens: Tokens | None  # of which some go; None where all stay
-    networks: Sequence[Mapping[str, Model]]  # the files of each by their names, the one that leads first
+    networks: Sequence[Network]
     has_caches: bool  # whether any of them keeps something of the past
     page: PageFile | None = None  # that shows all models
 
     @cached_property
     def globs(self) -> Mapping[str, Globs]:
         """The globs of branches that mean some of each network, by the name of the file that leads it."""
-        return own_globs(self.networks, self.options)
+        leads = {_name(network.files[0].model, self.source): network.lead.model for network in self.networks}
+        return own_globs(leads, self.options)
 
-    def pruned(self, network: Sequence[Held], samples: Samples) -> list[PrunedFile]:
-        """Prune the first file of a network, and cut the others alike.
+    def pruned(self, network: Network, samples: Samples) -> list[PrunedFile]:
+        """Prune what leads a network, and cut the others alike.
 
         Raises:
             InputError, VerificationError: as `prune_file`, with the name of the file in front.
         """
-        lead, *followers = network
-        for file in network:
+        for file in network.files:
             self._place(file.model).parent.mkdir(parents=True, exist_ok=True)
-        if followers and self.options.vocabulary is None:
-            return self._alike(lead, followers, samples)
+        if network.followers and self.options.vocabulary is None:
+            return self._alike(network, samples)
         others = replace(self, options=without_samples(self.options))
         return [
-            self._by_itself(lead.model, samples),
-            *(others._by_itself(file.model, Samples(None, None), leads=False) for file in followers),
+            self._by_itself(network.lead.model, samples),
+            *(others._by_itself(file.model, Samples(None, None), leads=False) for file in network.followers),
         ]
 
-    def _alike(self, lead: Held, followers: Sequence[Held], samples: Samples) -> list[PrunedFile]:
-        """Prune a file, and cut others as it was."""
-        known = uncut(lead, followers, self.options)
+    def _alike(self, network: Network, samples: Samples) -> list[PrunedFile]:
+        """Prune what leads a network, and cut its other files as it was; a body that leads is no file."""
+        first, known = network.files[0].model, uncut(network.lead, network.followers, self.options)
         try:
-            result = self._led(lead.model, samples, known.kept_by(self._options_of(lead.model)))
+            options = known.kept_by(self._options_of(first, network.by_body))
+            led = self._led_by_body if network.by_body else self._led
+            result = led(first, samples, options)
         except NothingToPrune as error:
-            return [self._copied(file.model, str(error)) for file in (lead, *followers)]
-        became = lead_of(lead, known, result.model, result.folder, result.report)
-        return [self._file(lead.model, result), *(self._followed(file, became) for file in followers)]
+            return [self._copied(file.model, str(error)) for file in network.files]
+        became = lead_of(network.lead, known, result.model, result.folder, result.report)
+        if not network.by_body:
+            return [self._file(first, result), *(self._followed(file, became) for file in network.followers)]
+        own = self._followed(network.files[0], became, self._published_of_body(first, samples, result.report))
+        return [own, *(self._followed(file, became) for file in network.files[1:])]
 
     def _by_itself(self, model: Model, samples: Samples, *, leads: bool = True) -> PrunedFile:
         """Prune a file; where others know its tokens as well, and nothing else can go of it, these go alone."""
@@ -302,30 +299,32 @@ class _Run:
         except NothingToPrune as error:
             return self._copied(model, str(error))
 
-    def _options_of(self, model: Model) -> Options:
+    def _options_of(self, model: Model, by_body: bool = False) -> Options:
         """Return the options that hold for a model: targets of caches and tokens are for those that know some.
 
         Raises:
             NothingToPrune: where no target is left, and no branch that is to go.
-            OptionError: for a target of caches, where the file that leads takes none, but another one of its network.
+            OptionError: for a target of caches, where what leads takes none, but another file of its network does.
         """
         options = with_own_globs(self.options, self.globs.get(_name(model, self.source), {}))
         if not self._knows_tokens(model):
             options = replace(options, vocabulary=None)
-        if self.has_caches and not cache_bytes(model.inputs):
-            self._check_no_cache_target(model, options)
+        if self.has_caches and (by_body or not cache_bytes(model.inputs)):
+            self._check_no_cache_target(model, options, by_body)
             options = _without_cache_target(options)
         return options
 
-    def _check_no_cache_target(self, model: Model, options: Options) -> None:
-        """Raise OptionError for a target of caches that another file takes, whose network is planned by this one."""
-        name = _name(model, self.source)
-        network = next(each for each in self.networks if name in each)
-        other = next((other for other, file in network.items() if cache_bytes(file.inputs)), None)
+    def _check_no_cache_target(self, model: Model, options: Options, by_body: bool) -> None:
+        """Raise OptionError for a target of caches that a file takes whose network is planned by what takes none."""
+        network = next(each for each in self.networks if any(file.model is model for file in each.files))
+        other = next((file.model for file in network.files if cache_bytes(file.model.inputs)), None)
         if other is not None and any(kind == CACHE for kind, _ in options.targets):
+            first = _name(model, self.source)
+            where = f"a body of {first} leads and takes no cache, the file does"
+            apart = f"{first} leads and takes no cache, {_name(other, self.source)} does"
             raise OptionError(
-                f"target {CACHE} counts what a file takes: {name} leads and takes no cache, {other} does; say with "
-                "depth or without which attentions go with theirs"
+                f"target {CACHE} counts what a file takes: {where if by_body else apart}; say with depth or without "
+                "which attentions go with theirs"
             )
 
     def _knows_tokens(self, model: Model) -> bool:
@@ -344,17 +343,38 @@ class _Run:
             publish = with_details(published(slim, place), job, self.page, progress)
             return prune_to(job, place, publish, progress=progress)
 
+    def _led_by_body(self, model: Model, samples: Samples, options: Options) -> Result:
+        """Prune the body of a file that texts begin with, to a place beside the new folder."""
+        name = _name(model, self.source)
+        place = self.whole.with_name(f"{self.whole.name}.bodies") / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _named(name), bounded_model(model) as slim:
+            body = begun(slim)
+            own = samples.without_past(model, body, options)
+            options = replace(options, eval_data=own.evaluation, inputs=shapes_of(body, options))
+            job = Job(body, options, own.data, self.learning, place.name, root=self.source)
+            return prune_to(job, place, published(body, place), progress=self._progress(name))
+
     def _file(self, model: Model, result: Result, *, leads: bool = True, rest: str | None = None) -> PrunedFile:
         """Return what became of a file that was pruned."""
         name = _name(model, self.source)
         return PrunedFile(name, result.report, leads=leads, caches=_caches(name, model, result.report), rest=rest)
 
-    def _followed(self, file: Held, lead: Lead) -> PrunedFile:
-        name = _name(file.model, self.source)
-        publish = published(file.model, self._place(file.model))
+    def _followed(self, file: Held, lead: Lead, publish: Publish | None = None) -> PrunedFile:
+        """Cut a file as what leads was; where that is a body of it, settings follow this file, and `publish` is its."""
+        name, progress = _name(file.model, self.source), self._progress(_name(file.model, self.source))
         with _named(name), bounded(file.model):
-            report = follow(file, lead, self.options, publish, self._progress(name))[1]
-            return PrunedFile(name, report, caches=_caches(name, file.model, report))
+            usual = published(file.model, self._place(file.model))
+            report = follow(file, lead, self.options, publish or usual, progress)[1]
+            return PrunedFile(name, report, leads=publish is not None, caches=_caches(name, file.model, report))
+
+    def _published_of_body(self, model: Model, samples: Samples, led: Mapping[str, Any]) -> Publish:
+        """Return what publishes a file that is cut as its body was, with the report `led`: its own says the same."""
+        job = Job(model, replace(self.options, eval_data=samples.evaluation), samples.data, self.learning)
+        publish = with_details(
+            published(model, self._place(model)), job, self.page, self._progress(_name(model, self.source))
+        )
+        return partial(with_report, publish, lambda report: report.update({key: led[key] for key in _OF_LEAD}))
 
     def _copied(self, model: Model, why: str) -> PrunedFile:
         """Write a model that loses nothing as it is, with weights under a name of its own."""

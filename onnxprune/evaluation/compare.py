@@ -28,6 +28,7 @@ from onnxprune.evaluation.place import (
     common_inputs,
     cut_caches,
     dims_for,
+    gone_caches,
     open_model,
     open_whole,
     pieces_to_compare,
@@ -163,12 +164,13 @@ def _compared(
     before, after = both
     models, place, seed = (timed or before, after), request.place, request.seed
     inputs = _inputs(before, after, request)
-    caches, incomparable = cut_caches(before, after)
+    caches, left_out = cut_caches(before, after)
+    gone = gone_caches(before, after)
     check_no_past(data, caches)
     pair, request = _opened(both, place, request)
     data = None if data is None else taken_by(pair[0].run, as_taken(data, inputs), request.batch)
     feeds, compared = _feeds(inputs, before, pair[0], data, request, caches=caches)
-    batches, classes, fidelity = run_both(pair, compared, data, request.metric, incomparable)
+    batches, classes, fidelity = run_both(pair, compared, data, request.metric, left_out)
     times = before_ms, after_ms = _latencies(models, lambda: _clocked(pair, timed, place), feeds, request, share)
     old, new = _sides(models, feeds, times, request, macs=macs, classes=classes)
     bounds = interval(before_ms, after_ms, seed)
@@ -178,7 +180,7 @@ def _compared(
         speedup=old.median_ms / new.median_ms,
         speedup_interval=bounds,
         within_noise=is_noise(bounds),
-        difference=difference_of(batches, classes.get("agreement"), sorted(incomparable)),
+        difference=difference_of(batches, classes.get("agreement"), sorted(left_out.difference(gone)), gone),
         samples=sum(part.samples for part in batches),
         feeds="random" if data is None else "data",
         provider=request.provider,

@@ -40,6 +40,7 @@ class Difference:
     snr_db: float | None  # 10 log10(signal / error) of the worst output; infinite when equal
     agreement: float | None  # share of samples with equal top-1 of the first output, if that holds class scores
     incomparable: tuple[str, ...]  # outputs whose shapes differ, as after a non-maximum suppression
+    gone: tuple[str, ...] = ()  # inputs and outputs of the first model that the second lacks: caches that went
 
 
 @dataclass(frozen=True)

@@ -192,8 +192,17 @@ def _deviation_of(reference: Array, other: Array, is_of_floats: bool) -> _Deviat
     return _Deviation(is_of_floats, *maxima, error, signal)
 
 
-def difference_of(all_batches: Sequence[_Batch], agreement: float | None, left_out: Sequence[str] = ()) -> Difference:
-    """Return how far the outputs of all batches lie apart, of the worst output; `left_out` as for `run_both`."""
+def difference_of(
+    all_batches: Sequence[_Batch], agreement: float | None, resized: Sequence[str] = (), gone: Sequence[str] = ()
+) -> Difference:
+    """Return how far the outputs of all batches lie apart, of the worst output.
+
+    Args:
+        all_batches: what was run.
+        agreement: as of `Difference`.
+        resized: outputs that were left out since they have other sizes in the second model.
+        gone: inputs and outputs that it lacks.
+    """
     outputs = {name: [batch.deviations[name] for batch in all_batches] for name in all_batches[0].deviations}
     whole = {name: _merged(parts) for name, parts in outputs.items()}
     good = [deviation for deviation in whole.values() if deviation is not None]
@@ -203,7 +212,8 @@ def difference_of(all_batches: Sequence[_Batch], agreement: float | None, left_o
         max_rel_diff=max((_ratio(each.max_diff, each.max_reference) for each in counted), default=None),
         snr_db=min((snr_db(each.error, each.signal) for each in counted), default=None),
         agreement=agreement,
-        incomparable=(*(name for name, deviation in whole.items() if deviation is None), *left_out),
+        incomparable=(*(name for name, deviation in whole.items() if deviation is None), *resized),
+        gone=tuple(gone),
     )
 
 

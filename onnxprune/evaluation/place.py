@@ -107,6 +107,19 @@ def cut_caches(before: Model, after: Model) -> tuple[set[str], set[str]]:
     return {port.name for port in pasts}, resized | gone
 
 
+def gone_caches(before: Model, after: Model) -> tuple[str, ...]:
+    """Return the inputs and outputs of the first model that are caches and lack in the second, in their order.
+
+    Args:
+        before: the first model.
+        after: the second one, which takes what `common_inputs` says of both.
+    """
+    left = {port.name for port in (*after.inputs, *after.outputs)}
+    given = cut_caches(before, after)[1]
+    names = (*(port.name for port in before.inputs), *(port.name for port in before.outputs if port.name in given))
+    return tuple(name for name in names if name not in left)
+
+
 def _has_sizes_of(after: Port | None, before: Port) -> bool:
     """Whether an output is there, and no dim is fixed at another size."""
     pairs = zip(before.shape or (), () if after is None else after.shape or (), strict=False)

@@ -166,6 +166,9 @@ def difference_line(comparison: Mapping[str, Any]) -> str:
         parts.append(f"same top-1 for {difference['agreement']:.1%}")
     if difference["incomparable"]:
         parts.append(f"of other shapes: {printable(names_text(difference['incomparable']))}")
+    gone = difference.get("gone", ())  # an older report has none
+    if gone:
+        parts.append(f"{plural(len(gone), 'cache port')} gone in the second: {printable(names_text(gone))}")
     return ": ".join([parts[0], ", ".join(parts[1:]) or "cannot be compared"])
 
 

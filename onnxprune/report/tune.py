@@ -169,6 +169,6 @@ def _verdict(report: Mapping[str, Any]) -> str:
 
 def _precision(report: Mapping[str, Any]) -> str:
     """Return the precision of the steps in words, where it is not the usual one."""
-    if report["precision"] == "float32":
+    if report["precision"] in {None, "float32"}:  # reports of earlier releases name none
         return ""
     return f", in {report['precision']}{', which is faster here' * (report['options']['precision'] == 'auto')}"

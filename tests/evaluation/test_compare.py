@@ -173,7 +173,7 @@ def test_a_comparison_is_plain_in_json():
     found = compare(linear(), linear(), data=ROWS, **FAST)
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert plain["difference"] == {
-        "max_abs_diff": 0.0, "max_rel_diff": 0.0, "snr_db": None, "agreement": 1.0, "incomparable": [],
+        "max_abs_diff": 0.0, "max_rel_diff": 0.0, "snr_db": None, "agreement": 1.0, "incomparable": [], "gone": [],
     }  # fmt: skip
     assert plain["speedup_interval"] == list(found.speedup_interval)
     assert plain["before"]["sha256"] == found.before.sha256

@@ -462,8 +462,13 @@ def comparison(**difference):
         ({"agreement": 0.75}, "differ by up to 5.0e-01 of their range, SNR 6.0 dB, same top-1 for 75.0%"),
         ({"max_abs_diff": None, "max_rel_diff": None, "snr_db": None}, "cannot be compared"),
         ({"max_abs_diff": 0.0, "incomparable": ("boxes",)}, "equal, of other shapes: boxes"),
+        ({"max_abs_diff": 0.0, "gone": ("past.0.key",)}, "equal, 1 cache port gone in the second: past.0.key"),
+        (
+            {"max_abs_diff": 0.0, "incomparable": ("boxes",), "gone": (*"abcdef",)},
+            "equal, of other shapes: boxes, 6 cache ports gone in the second: a, b, c, d and 2 more",
+        ),
     ],
-    ids=["differ", "equal", "classes", "nothing", "shapes"],
+    ids=["differ", "equal", "classes", "nothing", "shapes", "one gone", "some gone"],
 )
 def test_difference_in_words(difference, words):
     assert (

@@ -31,7 +31,7 @@ from onnxprune.commands.folder import prune_folder  # noqa: E402
 from onnxprune.data.samples import load_data, pieces  # noqa: E402
 from onnxprune.graph.files.read import load  # noqa: E402
 from onnxprune.graph.shapes.probe import settled  # noqa: E402
-from onnxprune.runtime.session import open_session  # noqa: E402
+from onnxprune.runtime.session import Session, open_session  # noqa: E402
 from tools.git import differs, package_commit  # noqa: E402
 from tools.integrations.generate import signal  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
@@ -45,6 +45,7 @@ NAMES = (
     "optimum_trocr_merged", "optimum_llama/depth", "optimum_llama/depth-io",
     "optimum_bart_merged/depth", "optimum_t5_merged/depth", "optimum_trocr_merged/depth", "optimum_vit/depth",
     "optimum_bart_merged/depth-io", "optimum_t5_merged/depth-io", "optimum_trocr_merged/depth-io",
+    "optimum_bart_alone/depth-io",
 )  # fmt: skip
 # What is asked for, by the end of a name.
 WAYS: Mapping[str, Mapping[str, Any]] = {
@@ -96,11 +97,11 @@ def _expected(folder: Path, name: str) -> list[float]:
 
 def written(folder: Path) -> list[int]:
     """Return the tokens that a decoder writes of what its encoder is given, each without a cache."""
-    first, second = (open_session(folder / f"{part}_model.onnx") for part in ("encoder", "decoder"))
+    first, (second, empty) = open_session(folder / "encoder_model.onnx"), _decoder(folder)
     prompt = {"input_ids": np.array([PROMPT]), "attention_mask": np.ones((1, len(PROMPT)), np.int64)}
     given = signal(folder) or prompt
     (states,) = first.run(given).values()
-    beside = {"encoder_hidden_states": states, "encoder_attention_mask": prompt["attention_mask"]}
+    beside = {**empty, "encoder_hidden_states": states, "encoder_attention_mask": prompt["attention_mask"]}
     settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     ids, ends = [settings["decoder_start_token_id"]], {END, settings["eos_token_id"]}
     taken = {port.name for port in second.ort.get_inputs()}
@@ -112,6 +113,19 @@ def written(folder: Path) -> list[int]:
             break
         ids.append(token)
     return ids
+
+
+def _decoder(folder: Path) -> tuple[Session, dict[str, Any]]:
+    """Return a decoder that takes whole texts, and what it takes beside them: of a merged one that is no past."""
+    path = folder / "decoder_model.onnx"
+    if path.exists():
+        return open_session(path), {}
+    session = open_session(folder / "decoder_model_merged.onnx")
+    feeds: dict[str, Any] = {"use_cache_branch": np.array([False])}
+    for port in (port for port in session.ort.get_inputs() if port.name.startswith("past_key_values")):
+        _, heads, _, dims = port.shape
+        feeds[port.name] = np.zeros((1, heads, 0, dims), np.float32)
+    return session, feeds
 
 
 def generated(tool: str, folder: Path) -> list[int]:

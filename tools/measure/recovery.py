@@ -65,8 +65,14 @@ SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
             "photos_calibration_aug.npz", "photos_eval.npz", 700, 16,
         ),
     },
-    "sentences": {"sentences": Subject("minilm.onnx", {"targets": {"macs": 0.5}}, *TEXTS, 1500, 16)},
-    "heads": {"heads": Subject("minilm.onnx", {"shape": "heads=7"}, *TEXTS, 800, 16, from_scratch=False)},
+    "sentences": {
+        "sentences": Subject("minilm.onnx", {"targets": {"macs": 0.5}}, *TEXTS, 2800, 16, precision="bfloat16"),
+    },
+    "heads": {
+        "heads": Subject(
+            "minilm.onnx", {"shape": "heads=7"}, *TEXTS, 2000, 16, precision="bfloat16", from_scratch=False,
+        ),
+    },
     "words": {
         "words": Subject(
             "decoder.onnx", {"targets": {"params": "107.6M"}, "tie": True}, "decoder_calibration_256.npz",

@@ -146,27 +146,30 @@ def calibrate_batch_norms(model: nn.Module, images: Tensor) -> None:
 # --- the exporters ------------------------------------------------------------------------------------------
 
 
-def export_torchscript(model: nn.Module, image: Tensor, path: Path) -> None:
-    """Export by tracing: shapes that depend on the batch become Shape/Gather/Concat chains."""
+def export_torchscript(model: nn.Module, image: Tensor, path: Path, folds: bool = True) -> None:
+    """Export by tracing: shapes that depend on the batch become Shape/Gather/Concat chains. `folds` batch norms."""
     torch.onnx.export(
         model,
         (image,),
         path,
         dynamo=False,
         opset_version=17,
+        do_constant_folding=folds,
+        training=torch.onnx.TrainingMode.EVAL if folds else torch.onnx.TrainingMode.PRESERVE,
         input_names=["image"],
         output_names=["logits"],
         dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
     )
 
 
-def export_dynamo(model: nn.Module, image: Tensor, path: Path) -> None:
-    """Export through torch.export: shapes are symbolic, and static ones are folded."""
+def export_dynamo(model: nn.Module, image: Tensor, path: Path, folds: bool = True) -> None:
+    """Export through torch.export: shapes are symbolic; `folds` static ones, and batch norms."""
     torch.onnx.export(
         model,
         (image,),
         path,
         dynamo=True,
+        optimize=folds,
         external_data=False,
         input_names=["image"],
         output_names=["logits"],
@@ -175,7 +178,7 @@ def export_dynamo(model: nn.Module, image: Tensor, path: Path) -> None:
     )
 
 
-EXPORTERS: Final[Mapping[str, Callable[[nn.Module, Tensor, Path], None]]] = MappingProxyType(
+EXPORTERS: Final[Mapping[str, Callable[..., None]]] = MappingProxyType(
     {"torchscript": export_torchscript, "dynamo": export_dynamo}
 )
 

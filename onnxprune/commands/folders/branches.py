@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -18,20 +18,19 @@ _NAMING = ("without", "linearize")  # options that name branches
 Globs: TypeAlias = Mapping[str, tuple[str, ...]]  # by option
 
 
-def own_globs(networks: Sequence[Mapping[str, Model]], options: Options) -> dict[str, Globs]:
+def own_globs(leads: Mapping[str, Model], options: Options) -> dict[str, Globs]:
     """Return the globs of branches that mean some of each network, by the name of the file that leads it.
 
     Nothing is traced where there is one network, or no glob.
 
     Args:
-        networks: the files of each network by their names, the one that leads first.
+        leads: what leads each network, by the name of its file.
         options: of the run.
 
     Raises:
         OptionError: for a glob that means no branch of any of them.
     """
     globs: dict[str, tuple[str, ...]] = {option: getattr(options, option) for option in _NAMING}
-    leads = dict(next(iter(files.items())) for files in networks)
     if len(leads) < 2 or not any(globs.values()):
         return dict.fromkeys(leads, globs)
     meant = {name: _meant(model, options, globs) for name, model in leads.items()}

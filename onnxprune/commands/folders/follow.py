@@ -174,7 +174,7 @@ def uncut(lead: Held, followers: Sequence[Held], options: Options) -> Uncut:
     for follower in followers:
         touched, free = set[tuple[Digest, int]](), set[Place]()
         other, not_told = _traced(follower.model, options), untold(lead, follower)
-        ports = with_shapes(follower.model.inputs, dict(_shapes(options, follower.model)))
+        ports = with_shapes(follower.model.inputs, dict(shapes_of(follower.model, options)))
         stay |= counterparts(known, other, follower.telling, known=contents, ports=ports).stay
         for group in groups(other):
             places = {*_places(group, follower.telling)}
@@ -259,11 +259,11 @@ def _plain(options: Options, model: Model) -> Options:
         criterion="l2", scope="group", reconstruct=False, batch_norm=False, provider=options.provider,
         threads=options.threads, batch=options.batch, latency=options.latency, seed=options.seed,
         change_io=options.change_io, handed_on=options.handed_on, timer=options.timer,
-        timer_seconds=options.timer_seconds, inputs=_shapes(options, model),
+        timer_seconds=options.timer_seconds, inputs=shapes_of(model, options),
     ).checked()  # fmt: skip
 
 
-def _shapes(options: Options, model: Model) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def shapes_of(model: Model, options: Options) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Return the shapes that options fix, by input, of those that a file has."""
     ports = {port.name for port in model.inputs}
     return tuple(each for each in options.inputs if each[0] in ports)

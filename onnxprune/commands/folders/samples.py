@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxprune.data.samples import files_of
+from onnxprune.commands.steps.prepare import part_to_run
+from onnxprune.data.caches import check_no_past, suited_data
+from onnxprune.data.samples import Data, files_of, load_data
 from onnxprune.errors import OptionError
+from onnxprune.graph.model import Model
+from onnxprune.graph.ports import Role
+from onnxprune.planning.options import Options
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,25 @@ class Samples:
     def of_all(cls, names: Sequence[str], data: Any, evaluation: Any) -> list[Samples]:
         """Return those of each network of a folder, by the names of the files that lead them."""
         return [cls.of(name, names, data, evaluation) for name in names]
+
+    def without_past(self, file: Model, body: Model, options: Options) -> Samples:
+        """Return the samples of a file as a body of it takes them, which knows nothing of a past.
+
+        Raises:
+            DataError: when they cannot be read, or hold a past.
+        """
+        names = {port.name for port in body.inputs}
+        inputs = part_to_run(file, dict(options.inputs)).inputs
+        pasts = [port.name for port in inputs if port.role is Role.PAST and port.name not in names]
+
+        def of_body(source: Any) -> Data | None:
+            if source is None:
+                return None
+            data = load_data(source, inputs, preprocess=options.preprocess)
+            check_no_past(data, pasts)
+            return suited_data(data, body.inputs)
+
+        return Samples(of_body(self.data), of_body(self.evaluation))
 
     @property
     def files(self) -> tuple[Path, ...]:

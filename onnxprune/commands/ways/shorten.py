@@ -27,7 +27,7 @@ from onnxprune.dependency.branches import Branch, branches, branches_at, nodes_o
 from onnxprune.dependency.cost import NodeMacs, macs
 from onnxprune.errors import MetAlready, NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.graph.forms.remainder import same_part
-from onnxprune.graph.forms.straight import switches
+from onnxprune.graph.forms.straight import begins_apart, switches
 from onnxprune.graph.model import Model
 from onnxprune.planning.branches.collapse import by_collapse
 from onnxprune.planning.branches.depth import Shortening, choose
@@ -243,6 +243,11 @@ def _why_none(  # noqa: PLR0917 - as they follow from one another
     whole: int,
 ) -> str:
     """Return why no branch goes."""
+    if not found and begins_apart(model):
+        return (
+            "nothing to remove: its layers lie in the bodies of an If, and branches are chosen in the main graph; "
+            "prune the folder that it lies in, where the body leads that texts begin with"
+        )
     if not found and switches(model):
         return (
             "nothing to remove: its layers lie in the bodies of an If, and branches are chosen in the main graph; "

@@ -24,7 +24,6 @@ line("GridSample",            "n c *s, n *t r                  -> n c *t")
 line("ImageScaler",           "n c! *s                         -> n c *s")
 line("Crop",                  "n c *s                          -> n c *t")
 line("Dropout",               "*s, _?, _?                      -> *s, *s?")
-line("CastLike",              "*s, _                           -> *s")
 line("Clip",                  "*s, _?, _?                      -> *s")
 line("Trilu",                 "*b m! n!, _?                    -> *b m n")
 line("EyeLike",               "m! n!                           -> m n")
@@ -76,6 +75,13 @@ def gemm(x: Site) -> None:
     bias = [letter if axis.size > 1 else "1" for letter, axis in zip("mn"[2 - x.rank(2) :], x.axes(2), strict=True)]
     x.match(f"{left}, {right}, {' '.join(bias)} -> m n", macs="m k n")
     x.add(2)
+
+
+@rule("CastLike")
+def cast_like(x: Site) -> None:
+    """*s, *t -> *s; of the second input the type alone is read, so that its axes may lose units."""
+    x.axes(1)
+    x.output(x.axes(0))
 
 
 @rule("DepthToSpace")

@@ -15,6 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from onnxprune.graph.bodies import copy_fields
 from onnxprune.graph.model import Model, Node
+from onnxprune.graph.ports import Role
 from onnxprune.graph.view import view
 
 _BRANCH = {True: "then_branch", False: "else_branch"}
@@ -56,6 +57,30 @@ def straight(model: Model, taken: Mapping[str, bool]) -> Model:
         seen, inputs=model.inputs, overridable=model.overridable, sizes=model.sizes, fits=model.fits,
         changes_io=model.changes_io, handed_on=model.handed_on, stamps=model.stamps,
     )  # fmt: skip
+
+
+def begins_apart(model: Model) -> bool:
+    """Whether an If whose bodies have layers asks for a past: texts run one of them from their first token on."""
+    return bool(_without_past(model))
+
+
+def begun(model: Model) -> Model:
+    """Return a model as texts run it from their first token on, without the inputs that are read behind a past alone.
+
+    Args:
+        model: in plain form, that `begins_apart`.
+    """
+    body = straight(model, _without_past(model))
+    unread = {port.name for port in body.inputs if model.readers.get(port.name) and not body.readers.get(port.name)}
+    for info in [info for info in body.proto.graph.input if info.name in unread]:
+        body.proto.graph.input.remove(info)
+    return replace(body, inputs=tuple(port for port in body.inputs if port.name not in unread))
+
+
+def _without_past(model: Model) -> dict[str, bool]:
+    """Return the conditions where there is no past of the Ifs that ask for one, by the first output of each."""
+    flags = {port.name for port in model.inputs if port.role is Role.BRANCH}
+    return {node.outputs[0]: False for node in switches(model) if node.inputs[0] in flags}
 
 
 def _replace(node: NodeProto, condition: bool, graph: GraphProto) -> None:

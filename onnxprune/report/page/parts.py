@@ -13,6 +13,7 @@ from onnxprune.report.table import NameTable
 from onnxprune.report.words import accuracy_cells, count_text, ms_text, place_text, plural, size_text
 
 _OPS = 12  # types of nodes that have bars
+_ALIKE = 1.1  # the width of an interval of speed, upper end over lower, at which times are said to be equal
 
 
 def file_name(path: str | None) -> str:
@@ -190,7 +191,8 @@ def speed_words(latency: Mapping[str, Any]) -> str:
     speedup, (low, high) = latency["speedup"], latency["speedup_interval"]
     where = f"on {where_text(latency, batch=False)}"
     if latency["within_noise"]:
-        return f"as fast as before {where} (95 % interval {low:.2f} to {high:.2f})"
+        words = "as fast as before" if high <= _ALIKE * low else "no measurable difference in speed"
+        return f"{words} {where} (95 % interval {low:.2f} to {high:.2f})"
     if speedup < 1:
         return f"{1 / speedup:.2f}× slower {where} (95 % interval {1 / high:.2f} to {1 / low:.2f})"
     return f"{speedup:.2f}× faster {where} (95 % interval {low:.2f} to {high:.2f})"

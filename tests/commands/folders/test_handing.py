@@ -6,6 +6,7 @@ the first token, for those behind it, and for both, in the bodies of an If.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -19,9 +20,10 @@ import onnxprune
 from onnxprune.commands.beside.settings import CacheSizes, adjusted
 from onnxprune.commands.folders.follow_branches import Owned, check_ports
 from onnxprune.commands.folders.handing import handed_on
-from onnxprune.errors import InputError, ModelError, OnnxpruneError, OptionError
+from onnxprune.errors import DataError, InputError, ModelError, NothingToPrune, OnnxpruneError, OptionError
 from onnxprune.graph.files.read import load
 from tests.support.build import array, model
+from tests.support.schema import follows_the_schema
 
 WIDTH, LAYERS = 8, 2
 STATES = "float[n,t,8] states"
@@ -248,6 +250,104 @@ def test_never_without_being_asked(folder):
     assert not (source.parent / "out").exists()
 
 
+# -- a merged file alone -----------------------------------------------------------------------------------
+
+
+def given_by(file, *, with_past):
+    """Return what a merged file, pruned or masked, gives for a text, or for a token behind the one before."""
+    states, flag = FEEDS["states"], np.array([with_past])
+    if not with_past:
+        return run(file, **FEEDS, use_cache_branch=flag, **empty_pasts())
+    given = given_by(file, with_past=False)
+    pasts = {name.replace("present", "past_key_values"): held for name, held in given.items() if name != "logits"}
+    return run(file, x=NEXT, states=states, use_cache_branch=flag, **pasts)
+
+
+@pytest.mark.parametrize("passed", ["Constant", "Identity"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_merged_file_alone_loses_an_attention_in_both_bodies(folder, kind, passed):
+    """No file has the layers in its main graph: the body that texts begin with leads, and is not written."""
+    source = folder(merged=merged(passed))
+    result = pruned(source, without=f"o_f{kind[0]}1")
+    assert lost(result) == {"merged": of(1, kind, "past_key_values", "present")}
+    assert removed(result) == {"merged.onnx": 2}
+    assert [path.name for path in (source.parent / "out").glob("*.onnx*")] == ["merged.onnx"]
+    assert [path.name for path in source.parent.iterdir() if path.name.startswith(".")] == []
+    small, masked = str(source.parent / "out" / "merged.onnx"), without_branch(merged(passed), f"{kind[0]}1")
+    onnx.checker.check_model(small, full_check=True)
+    for with_past in (False, True):
+        one, other = (given_by(file, with_past=with_past) for file in (small, masked))
+        compared = one.keys() if not with_past else {name for name in one if "encoder" not in name}
+        assert one.keys() == other.keys() - of(1, kind, "present")
+        for name in compared:
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"ratio": 0.3}], ids=["alone", "ratio"])
+def test_branches_of_a_merged_file_are_chosen_and_refitted_by_what_texts_run(folder, options):
+    source = folder(encoder=encoder(), merged=merged())
+    data = source.parent / "data"
+    data.mkdir()
+    np.savez(data / "merged.npz", **samples())
+    np.savez(data / "encoder.npz", x=SAMPLES["x"])
+    result = pruned(source, depth=0.3, criterion=None, reconstruct=None, data=data, **options)
+    report = next(each.report for each in result.files if each.name == "merged.onnx")
+    follows_the_schema(json.loads(json.dumps(report)))
+    gone = lost(result)["merged"]
+    assert gone
+    assert {name.replace("present", "past_key_values") for name in gone} == {
+        name for name in gone if name.startswith("past_key_values")
+    }
+    assert report["verification"]["passed"]
+    assert 0 < report["calibration"]["samples"] < len(SAMPLES["x"])  # others are held out
+    assert any(fit["why_not"] is None for fit in report["reconstruction"])
+    after = {
+        each.name: numpy_helper.to_array(each)
+        for each in onnx.load(source.parent / "out/merged.onnx").graph.initializer
+    }
+    before = {each.name: numpy_helper.to_array(each) for each in merged().graph.initializer}
+    assert any(after[name].shape == before[name].shape and (after[name] != before[name]).any() for name in after)
+
+
+def samples(*, past=0):
+    """Return samples as a merged file takes them, behind a past of some length."""
+    pasts = {name: np.ones((64, WIDTH, 5 if "encoder" in name else past), np.float32) for name in empty_pasts()}
+    return {**SAMPLES, **pasts, "use_cache_branch": np.array([past > 0])}
+
+
+def encoder():
+    """Return a network of its own, with a branch."""
+    own = {name: array(name, (WIDTH, WIDTH)) / 2 for name in ("e_up", "e_down", "e_last")}
+    lines = ["a = MatMul(x, e_up)", "b = Relu(a)", "c = MatMul(b, e_down)", "d = Add(x, c)", "y = MatMul(d, e_last)"]
+    return model(*lines, x="float[n,t,8] x", y="float[n,t,8] y", **own)
+
+
+def test_a_branch_that_is_named_is_looked_for_in_the_body_that_leads(folder):
+    result = pruned(folder(encoder=encoder(), merged=merged()), without="o_fe1")
+    assert {each.name: each.why is None for each in result.files} == {"encoder.onnx": False, "merged.onnx": True}
+
+
+def test_samples_of_a_merged_file_hold_no_past(folder):
+    with pytest.raises(DataError, match=r"^merged\.onnx: the samples hold a past in 'past_key_values_0_decoder_key'"):
+        pruned(folder(merged=merged()), depth=0.3, data=samples(past=2))
+
+
+def test_a_target_of_caches_that_the_body_that_leads_does_not_take_is_refused(folder):
+    options = {"depth": 0.3, "targets": {"kv-cache": 0.5}, "criterion": None, "reconstruct": None}
+    with pytest.raises(OptionError) as error:
+        pruned(folder(merged=merged()), ratio=None, data=samples(), **options)
+    assert str(error.value) == (
+        "target kv-cache counts what a file takes: a body of merged.onnx leads and takes no cache, the file does; say "
+        "with depth or without which attentions go with theirs"
+    )
+
+
+def test_a_merged_file_without_its_folder_is_told_where_it_is_cut(tmp_path):
+    onnx.save(merged(), tmp_path / "merged.onnx")
+    with pytest.raises(NothingToPrune, match="prune the folder that it lies in, where the body leads that texts begin"):
+        onnxprune.prune(tmp_path / "merged.onnx", depth=0.3, change_io=True, latency=False, data=samples())
+
+
 # -- what stays --------------------------------------------------------------------------------------------
 
 
@@ -331,7 +431,8 @@ def test_files_without_caches_are_compared_with_their_originals(folder, kind):
     for name, before in whole.items():
         after = onnx.load(source.parent / "out" / f"{name}.onnx")
         difference = onnxprune.compare(before, after).difference
-        assert set(difference.incomparable) == {port for port in gone[name] if port.startswith("present")}
+        assert set(difference.gone) == gone[name]
+        assert not difference.incomparable
         assert difference.max_abs_diff > 0
 
 

@@ -330,9 +330,11 @@ def _others():
     yield on_images("Dropout", "attribute", "b = Dropout<ratio=0.5>(a)", opset=10)
     yield Case("Dropout", "mask-unnamed", _with_unnamed_output(conv("b = Dropout(a)"), "Dropout"), C8)
     yield on_images("CastLike", "", "b = CastLike(a, k)", k=1.0)
-    yield on_images(
-        "CastLike", "steered", "c = Conv(x, k)", "b = CastLike(a, c)", k=(4, 3, 1, 1),
-        locks=("its values steer CastLike",)
+    yield on_images("CastLike", "type", "c = Conv(x, k)", "b = CastLike(a, c)", k=(4, 3, 1, 1), cut=f"{C8}, 4 channels")
+    yield on_images(  # a bias that is made of zeros, as PyTorch's exporter writes it without optimize
+        "CastLike", "zeros",
+        "s = Shape<start=0, end=1>(k)", "z = CastLike(o, a)", "e = Expand(z, s)", "b = Conv(a, k, e)",
+        k=(8, 8, 1, 1), o=0.0, cut=f"{C8}, {C8}",
     )  # fmt: skip
     yield on_images("Clip", "", "b = Clip(a, low, high)", low=0.0, high=6.0)
     yield on_images("Clip", "high-alone", "b = Clip(a, , high)", high=0.5)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.graph.forms.straight import straight, switches
+from onnxprune.graph.forms.straight import begins_apart, begun, straight, switches
 from onnxprune.graph.view import view
 from onnxprune.runtime.session import open_session
 from tests.support.build import ROWS, model
@@ -70,3 +70,29 @@ def test_an_if_that_is_not_named_stays():
 
 def test_only_ifs_with_matrices_are_switches():
     assert not switches(choosing("r = Relu(a)", "s = Mul(a, scale)", scale=(8,)))
+
+
+# -- as a text runs it from its first token on -------------------------------------------------------------
+
+
+def asking(flag="use_cache_branch"):
+    """Return a model whose layers lie in the bodies of an If that asks for a past; one of them reads it."""
+    bodies = branches("t = Concat<axis = 0>(past_key_values_0_key, x) r = MatMul(t, w)", "s = MatMul(x, w)")
+    inputs = f"float[n,2,6] x, float[p,2,6] past_key_values_0_key, bool[1] {flag}, float spare"
+    return view(model(f"y = If{bodies}({flag})", x=inputs, y="float[m,2,5] y", infer=False, w=(6, 5)))
+
+
+def test_a_text_begins_with_the_body_that_knows_no_past():
+    found = asking()
+    assert begins_apart(found)
+    body = begun(found)
+    onnx.checker.check_model(body.proto)
+    assert [node.op for node in body.nodes] == ["MatMul", "Identity"]
+    assert [port.name for port in body.inputs] == ["x", "spare"]  # what was not read before stays
+    assert [info.name for info in body.proto.graph.input] == ["x", "spare"]
+    assert [port.name for port in found.inputs] == ["x", "past_key_values_0_key", "use_cache_branch", "spare"]
+
+
+def test_an_if_that_asks_for_something_else_is_no_beginning():
+    assert not begins_apart(asking("other"))
+    assert not begins_apart(choosing("r = MatMul(a, w3)", "s = Relu(a)", w3=(8, 8)))

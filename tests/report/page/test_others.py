@@ -52,6 +52,12 @@ def test_a_comparison_without_details_has_what_was_measured():
     render(comparison())
 
 
+def test_a_comparison_tells_of_caches_that_are_gone():
+    page = page_of(comparison(difference={**DIFFERENCE, "gone": ["past.0.key", "present.0.key"]}))
+    told = "2 cache ports gone in the second: past.0.key, present.0.key"
+    assert page.sections[1].view[0].text.endswith(told)
+
+
 def test_a_comparison_by_a_timer_names_it():
     page = page_of(comparison(timer="./board {}"))
     assert page.verdict.startswith("2.00× faster on timer ./board {} (95 %")
@@ -197,6 +203,9 @@ def test_tuning_tells_whether_it_helped(helped):
     ]
     told = "learned cosine from 7 samples, seen anew each time by crop; 2 others decided; rate 0.1"
     assert [note.text for note in page.sections[3].view] == [told]
+    options = {**report["options"], "precision": "auto"}
+    (note,) = page_of({**report, "precision": "bfloat16", "options": options}).sections[3].view
+    assert note.text == f"{told}, in bfloat16, which is faster here"
     seen = page_of({**report, "fidelity": {**sides, "held_out": False}}).sections[3].view[1].text
     assert seen.startswith("compared on samples that decided or were learned from: others may fare worse")
     render(report)

@@ -104,7 +104,9 @@ def test_a_verdict_without_data_says_that_nothing_is_known_of_accuracy():
 
 def test_what_a_timer_told_is_told_as_its_own():
     report = reports.cut()
-    report["latency"] = [report["latency"][0] | {"timer": "./board {}", "within_noise": True}]
+    report["latency"] = [
+        report["latency"][0] | {"timer": "./board {}", "within_noise": True, "speedup_interval": [0.98, 1.02]}
+    ]
     page = page_of(report)
     assert "as fast as before on timer ./board {} (95 %" in page.verdict
     assert "latency, timer ./board {}" in [fact.label for fact in page.sections[0].view]

@@ -164,6 +164,10 @@ def test_the_verdict_is_one_sentence_with_what_was_measured():
             "1.25× slower on cpu, 1 thread (95 % interval 1.11 to 2.00)",
         ),
         ({"within_noise": True}, "as fast as before on cpu, 1 thread (95 % interval 0.98 to 1.02)"),
+        (
+            {"within_noise": True, "speedup": 1.9, "speedup_interval": [0.38, 3.07]},
+            "no measurable difference in speed on cpu, 1 thread (95 % interval 0.38 to 3.07)",
+        ),
     ],
 )
 def test_the_verdict_tells_what_is_no_gain(values, words):

@@ -135,12 +135,14 @@ def by_builder(source: str, target: str, precision: str) -> Path:
 
 
 FILES = {"merged": "decoder_model_merged", "past": "decoder_with_past_model", "first": "decoder_model"}
+ALONE = "alone"  # ends the name of a folder that has nothing of a decoder but the merged file
 
 
 def main() -> None:
     """Export one network: ``genai_NETWORK_PRECISION``, ``optimum_NETWORK`` or ``optimum_NETWORK_FILE``.
 
-    A name that ends in a slash gets all that the exporter writes.
+    A path that ends in a slash gets all that the exporter writes; with a name such as ``optimum_bart_alone`` without
+    the files of the decoder beside the merged one, as transformers.js has them.
     """
     name, path = sys.argv[1:]
     tool, _, rest = name.partition("_")
@@ -150,9 +152,11 @@ def main() -> None:
             network(rest.removesuffix(f"_{last}"), source)
             exported = by_builder(source, target, last)
         else:
-            which = rest.removesuffix(f"_{last}") if last in FILES else rest
+            which = rest.removesuffix(f"_{last}") if last in {*FILES, ALONE} else rest
             network(which, source)
             exported = by_optimum(which, source, target, FILES.get(last, "model"))
+            for file in (FILES["first"], FILES["past"]) if last == ALONE else ():
+                (Path(target) / f"{file}.onnx").unlink()
         if path.endswith("/"):
             shutil.copytree(exported.parent, path, ignore=shutil.ignore_patterns("cache"))
         else:
