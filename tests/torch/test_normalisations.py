@@ -185,20 +185,29 @@ def plain(network, path, x):
         torch.onnx.export(network, (x,), path, dynamo=False)
 
 
-@pytest.mark.parametrize("write", [export, plain])
-@pytest.mark.parametrize("cut", [{}, {"ratio": 0, "ratios": {"*layers.0*": 0.5}}])
-def test_layers_of_a_transformer_that_was_never_trained_are_told_apart(write, cut, tmp_path):
+ONE_LAYER = {"ratio": 0, "ratios": {"*layers.0*": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("write", "cut", "widths"),
+    [
+        (export, {}, [16, 16]),
+        (export, ONE_LAYER, [16, 16]),  # equal weights are stored once, and both layers are called by these
+        (plain, {}, [16, 16]),
+        (plain, ONE_LAYER, [16, 32]),
+    ],
+)
+def test_layers_of_a_transformer_that_was_never_trained_are_told_apart(write, cut, widths, tmp_path):
     network, ids = encoder()
     smaller, _ = check_cut(network, tmp_path, write, ids, **cut)
-    widths = [each.linear1.out_features for each in smaller.inside.layers]
-    assert widths == ([16, 32] if cut else [16, 16])
+    assert [each.linear1.out_features for each in smaller.inside.layers] == widths
 
 
+@pytest.mark.soak  # onnxscript is of the soak
 @pytest.mark.filterwarnings("ignore")  # those of the exporter
 @pytest.mark.parametrize("kind", ["RMSNorm", "RMSNorm without weights", "LayerNorm", "GroupNorm"])
 @pytest.mark.parametrize("operators", [18, 23])
 def test_files_of_the_newer_exporter(kind, operators, tmp_path):
-    pytest.importorskip("onnxscript")
     layers = LAYERS | {
         "RMSNorm": lambda: between(nn.RMSNorm, 24),
         "RMSNorm without weights": lambda: between(nn.RMSNorm, 24, elementwise_affine=False),
@@ -206,9 +215,9 @@ def test_files_of_the_newer_exporter(kind, operators, tmp_path):
     check_cut(layers[kind](), tmp_path, lambda *given: newer(*given, operators=operators))
 
 
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore")
 def test_a_transformer_that_was_never_trained_in_a_file_of_the_newer_exporter(tmp_path):
-    pytest.importorskip("onnxscript")
     network, ids = encoder()
     smaller, _ = check_cut(network, tmp_path, newer, ids, ratio=0, ratios={"*layers.0*": 0.5})
     assert [each.linear1.out_features for each in smaller.inside.layers] == [16, 32]
