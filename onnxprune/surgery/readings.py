@@ -75,15 +75,18 @@ def corrections(traced: Trace, kept: Kept) -> list[Correction]:
     return places
 
 
-def _modules(model: Model, index: int) -> Iterator[str]:
-    """Yield the paths of modules that a node may come of: its scope, and those of the weights that it reads."""
+def _modules(model: Model, index: int) -> list[str]:
+    """Return the paths of modules that a node may come of: its scope, or else those of the weights that it reads.
+
+    Weights tell less: equal ones, as of normalisations that were never trained, may be stored once.
+    """
     node = model.nodes[index]
-    yield scope_of(node.name)
+    scopes = [scope_of(node.name)]
     for entry in model.protos[index].metadata_props:
         if entry.key == _SCOPES:
-            yield from _listed(entry.value)[-2:-1]  # behind the modules around it, in front of the node itself
-    for name in node.inputs[1:]:
-        yield name.rpartition(".")[0]
+            scopes += _listed(entry.value)[-2:-1]  # behind the modules around it, in front of the node itself
+    told = [each for each in scopes if each]
+    return told or [name.rpartition(".")[0] for name in node.inputs[1:]]
 
 
 def _called(model: Model, index: int) -> Iterator[str]:
