@@ -138,6 +138,8 @@ def lesson_lines(report: Mapping[str, Any]) -> Iterator[str]:
     )
     if options["time"] is not None:
         yield "the length of the run was a time: another run takes other steps; --steps gives the same bytes each time"
+    elif options["precision"] == "auto":
+        yield "the precision was chosen by time: another machine may take the other one; --precision says which"
     if report["stopped"]:
         yield report["stopped"]
     if not report["fidelity"]["held_out"]:

@@ -48,9 +48,7 @@ class TuneOptions:
     rate: float | None = None  # learning rate; None: by a range test
     batch: int = 32  # samples of a step
     accumulate: int = 1  # parts in which a step is run, one after the other
-    precision: str | None = (
-        None  # of PRECISIONS; auto: the faster one here; None: auto where a time is given, or float32
-    )
+    precision: str | None = None  # of PRECISIONS; None: auto, the faster one here, where a time is given, else float32
     segments: int = 1  # parts of the network that are computed again instead of being kept
     lora: int | None = None  # rank of the adapters that are trained instead of the weights
     slim: float | None = None  # strength of the penalty on the size of each unit: sparse training
@@ -84,7 +82,7 @@ class TuneOptions:
             rate=None if self.rate is None else check.positive("rate", self.rate),
             batch=check.count("batch", self.batch, 1),
             accumulate=check.count("accumulate", self.accumulate, 1),
-            precision=check.choice("precision", self.precision or self._usual_precision, PRECISIONS),
+            precision=check.choice("precision", self._precision, PRECISIONS),
             segments=check.count("segments", self.segments, 1),
             lora=None if self.lora is None else check.count("lora", self.lora, 1),
             slim=None if self.slim is None else check.positive("slim", self.slim),
@@ -102,8 +100,10 @@ class TuneOptions:
         )
 
     @property
-    def _usual_precision(self) -> str:
+    def _precision(self) -> str:
         """Where the length is a time, a run depends on the machine anyway: the faster precision learns more in it."""
+        if self.precision is not None:
+            return self.precision
         return "float32" if self.time is None else "auto"
 
     def to_dict(self) -> dict[str, Any]:

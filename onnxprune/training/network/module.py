@@ -124,7 +124,8 @@ class Network(torch.nn.Module):
         if program is None:
             if len(self._programs) >= PROGRAMS:
                 self._programs.pop(next(iter(self._programs)))
-            program = self._programs[key] = specialised(self, values, outputs)
+            with torch.autocast(self.device.type, enabled=False):  # what is fixed serves runs in every precision
+                program = self._programs[key] = specialised(self, values, outputs)
         if self.segments > 1 and torch.is_grad_enabled():
             return program.run_in_segments(values, self.segments)
         return program.run(values)

@@ -25,7 +25,7 @@ from onnxprune.training.sparse.gates import Budget, Gates, Multipliers
 from onnxprune.training.tuning import checkpoint
 from onnxprune.training.tuning.lesson import Lesson
 from onnxprune.training.tuning.order import order_of
-from onnxprune.training.tuning.precision import AUTO, SINGLE, autocast, faster
+from onnxprune.training.tuning.precision import AUTO, SINGLE, TRYING, autocast, faster, seconds_of
 from onnxprune.training.tuning.resources import resources
 from onnxprune.training.tuning.saving import Saving
 from onnxprune.training.tuning.schedule import factor
@@ -65,10 +65,11 @@ class Masks:
     steps: int
     seconds: float
     rate: float  # learning rate of the weights
+    precision: str = SINGLE  # in which the steps were computed
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        plain = {"steps": self.steps, "seconds": self.seconds, "rate": self.rate}
+        plain = {"steps": self.steps, "seconds": self.seconds, "rate": self.rate, "precision": self.precision}
         return {**plain, "history": [asdict(each) for each in self.history]}
 
 
@@ -190,21 +191,22 @@ class _Run:
             steps=self.step,
             seconds=self.seconds,
             rate=self.rate,
+            precision=self.precision,
         )
 
     def _begin(self) -> None:
         """Choose the precision, and guess how many steps there is time for."""
         if self.options.precision == AUTO:
             self.progress("trying precisions")
-            self.precision = faster(self._seconds_in)
+            limit = math.inf if self.options.time is None else TRYING * self.options.time
+            self.precision = faster(self._seconds_in, lambda: self.seconds > limit)
         if self.options.time is not None:
             self.planned = self._steps_in(self.options.time)
 
     def _seconds_in(self, precision: str) -> float:
-        """Return how long the gradients of a step take in a precision; weights stay as they are."""
-        before, self.precision = time.monotonic(), precision
-        self._slopes(0.0)
-        return time.monotonic() - before
+        """Return how long the gradients of a step take in a precision, see `seconds_of`; weights stay as they are."""
+        self.precision = precision
+        return seconds_of(lambda: self._slopes(0.0))
 
     def _steps_in(self, limit: float) -> int:
         """Return how many steps a run has time for, from some whose gradients are left alone."""

@@ -238,9 +238,12 @@ class _Pair:
         return self.first.counting(arrays, self.first.axes_of(arrays))
 
     def places_of_outputs(self, metric: Metric) -> int:
-        """Return about how many places (words, pixels) the outputs that are compared have for each sample."""
+        """Return about how many places (words, pixels) the outputs that are compared have for each sample.
+
+        The longest axis is taken for that of the words or classes that are scored at a place.
+        """
         shapes = [self.outputs[name].shape[1:] for name in metric.outputs]
-        return max(1, *(math.prod(shape) // max(shape, default=1) for shape in shapes))
+        return max((1, *(math.prod(shape) // max((1, *shape)) for shape in shapes)))
 
     def metric(self, data: Data, held: Data, options: TuneOptions) -> Metric:
         """Return what of the outputs is compared."""

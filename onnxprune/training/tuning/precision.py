@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,7 @@ import torch
 AUTO, SINGLE, HALF = "auto", "float32", "bfloat16"
 _WORTH = 0.85  # of the time that single precision takes, which half precision may take to be chosen
 _TIMES = 2  # that each is timed, by turns, behind one time that is not
+TRYING = 0.05  # share of a run whose length is a time, after which no turn begins
 
 
 def autocast(precision: str, device: str) -> torch.autocast:
@@ -17,18 +19,34 @@ def autocast(precision: str, device: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=precision == HALF)
 
 
-def faster(seconds: Callable[[str], float]) -> str:
+def seconds_of(run: Callable[[], object]) -> float:
+    """Return how long a run takes; infinity where it fails, as operators and losses of users may in half precision.
+
+    Where single precision fails too, the first step says so.
+    """
+    before = time.monotonic()
+    try:
+        run()
+    except Exception:  # whatever PyTorch or a loss of the user raises, and a loss that is not finite
+        return math.inf
+    return time.monotonic() - before
+
+
+def faster(seconds: Callable[[str], float], is_over: Callable[[], bool] = lambda: False) -> str:
     """Return the precision whose steps take less time here; single precision where that is little.
 
     Processors that multiply in bfloat16 learn up to twice as fast in it, others several times slower, and small
     networks gain nothing anywhere.
 
     Args:
-        seconds: how long a step takes in a precision; called several times for each.
+        seconds: how long a step takes in a precision; called several times for each. Infinity: it cannot be run.
+        is_over: whether the time for trying is over; the first times count then, where there are no others.
     """
-    best = {SINGLE: math.inf, HALF: math.inf}
-    for turn in range(1 + _TIMES):
-        for precision, least in best.items():
-            taken = seconds(precision)
-            best[precision] = min(least, taken) if turn else math.inf
+    times: dict[str, list[float]] = {SINGLE: [], HALF: []}
+    for _ in range(1 + _TIMES):
+        for precision, taken in times.items():
+            taken.append(seconds(precision))
+        if is_over() or math.isinf(times[HALF][0]):
+            break
+    best = {precision: min(taken[1:] or taken) for precision, taken in times.items()}
     return HALF if best[HALF] < _WORTH * best[SINGLE] else SINGLE

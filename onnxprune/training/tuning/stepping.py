@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +16,7 @@ from onnxprune.training.tuning.learner import Learner
 from onnxprune.training.tuning.lesson import Lesson
 from onnxprune.training.tuning.losses import Objective, Values
 from onnxprune.training.tuning.order import Order
-from onnxprune.training.tuning.precision import SINGLE, autocast
+from onnxprune.training.tuning.precision import SINGLE, autocast, seconds_of
 from onnxprune.training.tuning.texts import Texts, Written
 from onnxprune.training.tuning.written import Text
 
@@ -165,11 +164,11 @@ class Stepper:
         return math.log(max(now, 1e-30) / max(before, 1e-30))
 
     def seconds(self, precision: str) -> float:
-        """Return how long the gradients of a step take in a precision; weights stay as they are."""
-        before, self.precision = time.monotonic(), precision
-        self._learned(_Task(self._lesson.unwritten, 0))
+        """Return how long the gradients of a step take in a precision, see `seconds_of`; weights stay as they are."""
+        self.precision = precision
+        taken = seconds_of(lambda: self._learned(_Task(self._lesson.unwritten, 0)))
         self.optimiser.zero_grad(set_to_none=True)
-        return time.monotonic() - before
+        return taken
 
     def begin_again(self, first: Values) -> None:
         """Take back all steps; `first` are the weights before any."""

@@ -25,7 +25,7 @@ from onnxprune.training.tuning.judge import Judge
 from onnxprune.training.tuning.learner import Weights, changed, learner_of
 from onnxprune.training.tuning.lesson import Lesson
 from onnxprune.training.tuning.order import order_of
-from onnxprune.training.tuning.precision import AUTO, faster
+from onnxprune.training.tuning.precision import AUTO, TRYING, faster
 from onnxprune.training.tuning.resources import resources
 from onnxprune.training.tuning.saving import Saving
 from onnxprune.training.tuning.schedule import factor, range_test, rates_to_test
@@ -112,7 +112,7 @@ def tuned(
     """Return the best weights that a run meets.
 
     The same lesson, options and number of threads give the same bits, also where the run was ended and resumed; but
-    for a run whose length is a time.
+    for a run whose length is a time, or whose precision is chosen by time.
 
     Args:
         lesson: who learns what; its network is left with the best weights.
@@ -227,7 +227,10 @@ class _Run:
             self.pause = 1 / max(2.0, min(JUDGED, times))
         if self.options.precision == AUTO:
             self.progress("trying precisions")
-            self.stepper.precision = faster(lambda precision: self.processes.of_main(self.stepper.seconds(precision)))
+            limit = math.inf if self.options.time is None else TRYING * self.options.time + self.seconds
+            self.stepper.precision = faster(
+                lambda precision: self.processes.of_main(self.stepper.seconds(precision)), lambda: self.seconds > limit
+            )
         if not self.rate:
             self._find_rate()
 

@@ -46,6 +46,19 @@ def test_weights_can_be_replaced_for_a_run():
     assert not bool(network(IMAGE, weights=zeros)["y"].any())
 
 
+def test_what_follows_from_sizes_is_in_single_precision_though_the_first_run_is_not():
+    proto = model(
+        "s = Shape<start=1, end=2>(x)", "n = Squeeze(s)", "r = Range(zero, n, one)", "f = Cast<to=1>(r)",
+        "u = Unsqueeze(f, axis)", "angles = MatMul(u, frequencies)", "a = MatMul(x, w)", "y = Add(a, angles)",
+        x="float[n,s,6] x", y="float[n,s,8] y", infer=False, w=(6, 8), frequencies=(1, 8), zero=0, one=1, axis=[1],
+    )  # fmt: skip
+    feeds = {"x": np.zeros((2, 300, 6), np.float32)}
+    network, other = (Network(load(proto), frozen=["frequencies"]) for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(feeds)
+    torch.testing.assert_close(network(feeds), other(feeds), rtol=0, atol=0)
+
+
 def test_an_operator_without_a_line_is_named_before_anything_is_run():
     proto = model("y = RandomUniformLike(x)", x="float[n,6] x", y="float[n,6] y")
     with pytest.raises(ModelError, match=r"RandomUniformLike .*gradients of this operator are not known"):

@@ -102,7 +102,7 @@ def test_a_time_has_the_rates_of_as_many_steps(tmp_path, monkeypatch, ended):
 
 def test_the_faster_precision_is_chosen_and_stays_when_a_run_goes_on(tmp_path, monkeypatch):
     asked, used = [], []
-    monkeypatch.setattr(mask_learner, "faster", lambda seconds: (asked.append(seconds("float32")), "bfloat16")[1])
+    monkeypatch.setattr(mask_learner, "faster", lambda seconds, _: (asked.append(seconds("float32")), "bfloat16")[1])
     monkeypatch.setattr(mask_learner, "autocast", lambda *each: (used.append(each), autocast(*each))[1])
     saving = Saving(tmp_path / "masks.checkpoint", {}, resume=False, every_s=0)
     lesson, gated, options = task(steps=4, precision="auto")
@@ -117,7 +117,8 @@ def test_the_faster_precision_is_chosen_and_stays_when_a_run_goes_on(tmp_path, m
     assert len(asked) == 1
     assert asked[0] > 0
     lesson, gated, options = task(steps=4, precision="auto")
-    learned_masks(lesson, gated, budget, options, saving=dataclasses.replace(saving, resume=True))
+    masks = learned_masks(lesson, gated, budget, options, saving=dataclasses.replace(saving, resume=True))
+    assert masks.to_dict()["precision"] == "bfloat16"
     assert len(asked) == 1
     assert [precision for precision, _ in used] == ["float32"] + 4 * ["bfloat16"]
 

@@ -1,12 +1,13 @@
 """The precision of steps: chosen by their time."""
 
 import itertools
+import math
 
 import pytest
 import torch
 
 from onnxprune.training.settings import make_tune_options
-from onnxprune.training.tuning.precision import autocast, faster
+from onnxprune.training.tuning.precision import autocast, faster, seconds_of
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,27 @@ def test_the_first_time_of_each_does_not_count_and_the_least_of_the_others_does(
 
     assert faster(seconds) == "bfloat16"
     assert asked == ["float32", "bfloat16"] * 3
+
+
+@pytest.mark.parametrize(("told", "chosen"), [((1.0, 0.2), "bfloat16"), ((1.0, 0.9), "float32")])
+def test_the_first_times_count_where_the_time_for_trying_is_over(told, chosen):
+    asked = []
+    seconds = dict(zip(("float32", "bfloat16"), told, strict=True))
+    assert faster(lambda each: (asked.append(each), seconds[each])[1], lambda: True) == chosen
+    assert asked == ["float32", "bfloat16"]
+
+
+def test_a_precision_that_cannot_be_run_is_not_taken_nor_tried_again():
+    asked = []
+
+    def failing():
+        raise RuntimeError("no kernel")
+
+    assert seconds_of(failing) == math.inf
+    seconds = {"float32": 1.0, "bfloat16": math.inf}
+    assert faster(lambda each: (asked.append(each), seconds[each])[1]) == "float32"
+    assert asked == ["float32", "bfloat16"]
+    assert faster({"float32": math.inf, "bfloat16": math.inf}.__getitem__) == "float32"
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])

@@ -1,6 +1,8 @@
 """Threads and memory of a run."""
 
+import mmap
 import platform
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,12 +38,12 @@ def test_memory_is_kept_within_the_block_and_given_back_behind_it_though_it_fail
 
     def failing():
         with resources(1):
-            assert library.told == [(-3, 2**31 - 1), (-1, 2**31 - 1)]
+            assert library.told == [(-4, 0), (-1, 2**31 - 1)]
             raise RuntimeError("a step")
 
     with pytest.raises(RuntimeError, match="a step"):
         failing()
-    assert library.told[2:] == [(-3, 2**25), (-1, 2**26), ("trim", 0)]
+    assert library.told[2:] == [(-4, 2**16), (-3, 2**25), (-1, 2**26), ("trim", 0)]
 
 
 def test_other_c_libraries_stay_as_they_are(monkeypatch):
@@ -52,7 +54,16 @@ def test_other_c_libraries_stay_as_they_are(monkeypatch):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_glibc_is_found_and_takes_the_thresholds():
-    library = room._glibc()
-    assert library is not None
-    assert library.mallopt(room._MMAP_THRESHOLD, room._USUAL_MMAP) == 1
+def test_what_a_tensor_leaves_stays_with_the_process_until_the_block_ends():
+    before = resident()
+    with resources(1):
+        torch.ones(2**25)
+        assert resident() - before > 2**26
+    assert resident() - before < 2**26
+    torch.ones(2**25)
+    assert resident() - before < 2**26
+
+
+def resident():
+    """Return the bytes of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE

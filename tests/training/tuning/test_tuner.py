@@ -227,6 +227,25 @@ def test_a_loss_that_is_not_finite_ends_the_run():
     assert all(np.isfinite(value).all() for value in outcome.weights.values())
 
 
+def test_a_loss_that_is_not_finite_at_the_first_step_ends_a_run_that_tries_precisions():
+    samples = pictures()
+    samples[5] = 1e38
+    outcome = run(data={"x": samples}, augment=(), steps=4, batch=64, loss={"mse": 1}, precision="auto")
+    assert "the loss of sample 5 was not finite at step 1: " in outcome.stopped
+    assert outcome.precision == "float32"
+
+
+def of_arrays(student, teacher, feeds, labels):
+    student["y"].detach().numpy()  # which has no bfloat16
+    return (student["y"] - teacher["y"]).square().mean(1)
+
+
+def test_a_loss_that_cannot_be_computed_in_bfloat16_is_learned_in_single_precision():
+    outcome = run(loss={f"{__name__}:of_arrays": 1}, steps=4, precision="auto")
+    assert outcome.steps == 4
+    assert outcome.precision == "float32"
+
+
 def broken(student, teacher, feeds, labels):
     return student["y"].sum(1) * 0 + torch.sqrt(student["y"].sum(1) * 0)  # a gradient of 0 x infinity
 
