@@ -47,7 +47,7 @@ from onnxprune.training.tuning.processes import helper_name, helps
 )
 @click.option("--rate", type=float, help="Learning rate [default: by a range test].")
 @click.option("--batch", type=int, default=32, show_default=True, help="Samples of a step.")
-@click.option("--accumulate", type=int, default=1, show_default=True, metavar="N", help="Parts a step is run in.")
+@click.option("--accumulate", type=int, metavar="N", help="Parts a step is run in. [default: so that each takes 2 GiB]")
 @click.option(
     "--precision",
     metavar="float32|bfloat16|auto",

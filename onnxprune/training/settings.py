@@ -47,7 +47,7 @@ class TuneOptions:
     reuse: int = 8  # steps that each text which the student has written is learned from
     rate: float | None = None  # learning rate; None: by a range test
     batch: int = 32  # samples of a step
-    accumulate: int = 1  # parts in which a step is run, one after the other
+    accumulate: int | None = None  # parts in which a step is run, one after the other; None: by memory
     precision: str | None = None  # of PRECISIONS; None: auto, the faster one here, where a time is given, else float32
     segments: int = 1  # parts of the network that are computed again instead of being kept
     lora: int | None = None  # rank of the adapters that are trained instead of the weights
@@ -81,7 +81,7 @@ class TuneOptions:
             reuse=_at_most("reuse", check.count("reuse", self.reuse, 1), MOST_REUSE),
             rate=None if self.rate is None else check.positive("rate", self.rate),
             batch=check.count("batch", self.batch, 1),
-            accumulate=check.count("accumulate", self.accumulate, 1),
+            accumulate=None if self.accumulate is None else check.count("accumulate", self.accumulate, 1),
             precision=check.choice("precision", self._precision, PRECISIONS),
             segments=check.count("segments", self.segments, 1),
             lora=None if self.lora is None else check.count("lora", self.lora, 1),

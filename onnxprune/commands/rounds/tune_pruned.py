@@ -41,7 +41,7 @@ def in_steps(options: TuneOptions, prepared: PreparedModel) -> TuneOptions:
     if options.epochs is None or prepared.tuning_data is None:
         return options
     learned, _ = held_out(prepared.tuning_data)
-    order = order_of(learned, options.batch, options.accumulate, options.seed)
+    order = order_of(learned, options.batch, options.accumulate or 1, options.seed)
     return replace(options, epochs=None, steps=options.epochs * order.steps_of_epoch)
 
 

@@ -24,7 +24,6 @@ from onnxprune.training.settings import TuneOptions
 from onnxprune.training.sparse.gates import Budget, Gates, Multipliers
 from onnxprune.training.tuning import checkpoint
 from onnxprune.training.tuning.lesson import Lesson
-from onnxprune.training.tuning.order import order_of
 from onnxprune.training.tuning.precision import AUTO, SINGLE, TRYING, autocast, faster, seconds_of
 from onnxprune.training.tuning.resources import resources
 from onnxprune.training.tuning.saving import Saving
@@ -151,7 +150,7 @@ class _Run:
         device = lesson.network.device
         self.gates = Gates(groups.counts, device=device)
         self.multipliers = Multipliers(budget.equalities, device=device)
-        self.order = order_of(lesson.train, options.batch, options.accumulate, options.seed)
+        self.order = lesson.order(options)
         self.total = options.steps or (options.epochs or 0) * self.order.steps_of_epoch
         self.planned = self.total  # steps; an estimate where the length is a time
         self.rate = options.rate or RATE

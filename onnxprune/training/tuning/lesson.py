@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -25,7 +25,7 @@ from onnxprune.training.sparse.slim import Penalty, penalty_of
 from onnxprune.training.tuning.augment import Augmenter, augmenter
 from onnxprune.training.tuning.learner import check_learns
 from onnxprune.training.tuning.losses import FEATURES, Objective, Seen, Values, objective, usual_losses
-from onnxprune.training.tuning.order import deciding, held_out
+from onnxprune.training.tuning.order import Order, deciding, held_out, order_of, parts_of
 from onnxprune.training.tuning.places import Place, places_of, shape_after
 from onnxprune.training.tuning.processes import ALONE, Processes
 from onnxprune.training.tuning.teacher import Teacher, cut_outputs, teacher_of
@@ -56,6 +56,12 @@ class Lesson:
     unwritten: Objective  # on texts as they are: range tests take steps by it
     penalty: Penalty | None = None  # on the sizes of units, added to the loss
     processes: Processes = ALONE  # that learn together
+    kept: int = 0  # bytes that a sample leaves for the backward pass, about
+
+    def order(self, options: TuneOptions) -> Order:
+        """Return the order in which samples are learned from; without a number of parts, memory decides it."""
+        parts = options.accumulate or parts_of(min(options.batch, self.train.count), self.kept)
+        return order_of(self.train, options.batch, parts, options.seed)
 
     def seen(
         self,
@@ -184,8 +190,7 @@ def lesson_of(
     lesson = Lesson(
         network, follow, aim, metric, losses, places, train, held, augment, writer, unwritten, penalty, processes
     )
-    _check_gradient(lesson, first)
-    return lesson
+    return replace(lesson, kept=_kept(lesson, first) // first.size)
 
 
 def _unwritten(losses: Losses) -> Losses:
@@ -243,7 +248,8 @@ class _Pair:
         The longest axis is taken for that of the words or classes that are scored at a place.
         """
         shapes = [self.outputs[name].shape[1:] for name in metric.outputs]
-        return max((1, *(math.prod(shape) // max((1, *shape)) for shape in shapes)))
+        counts: list[int] = [math.prod(shape) // max((1, *shape)) for shape in shapes]
+        return max(1, *counts)
 
     def metric(self, data: Data, held: Data, options: TuneOptions) -> Metric:
         """Return what of the outputs is compared."""
@@ -346,9 +352,19 @@ def _check_loss(name: str, metric: Metric, data: Data, *, has_teacher: bool, is_
         raise DataError("loss 'labels' needs an array 'labels' of class indices in the data")
 
 
-def _check_gradient(lesson: Lesson, first: Piece) -> None:
+def _kept(lesson: Lesson, first: Piece) -> int:
+    """Return the bytes that a run keeps for its backward pass, without weights; make sure that there is one."""
+    own = {weight.untyped_storage().data_ptr() for weight in lesson.network.weights.values()}
+    kept = dict[int, int]()  # by address: values that several nodes read are there once
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
     labels = None if lesson.held.labels is None else lesson.held.labels[: first.samples]
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         losses = lesson.objective(lesson.seen(first, labels, lesson.objective))
     if not losses.requires_grad:
         names = ", ".join(repr(name) for name in lesson.objective.student)
@@ -356,3 +372,4 @@ def _check_gradient(lesson: Lesson, first: Piece) -> None:
             f"the loss has no gradient: {names} depend on no weight in a way that can be differentiated; "
             "give another loss, such as features"
         )
+    return sum(kept.values())

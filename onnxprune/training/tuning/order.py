@@ -16,6 +16,7 @@ from onnxprune.graph.tensors import Array
 
 _BLOCKS = 4  # that held-out samples are taken in: neighbours are often views of one photo
 _HELD, _MOST_HELD = 8, 512  # one sample in so many is held out, but no more than that
+_RUN = 2**31  # bytes that a run may keep for its backward pass
 _PLACES, _FEWEST = 2**14, 64  # of the outputs that decide; samples that do, however many places each of them has
 
 
@@ -108,6 +109,19 @@ class Order:
     def _last(self) -> dict[int, list[Array]]:
         """The runs of the epoch that was drawn last."""
         return {}
+
+
+def parts_of(batch: int, kept: int) -> int:
+    """Return in how many runs a step is taken so that each keeps little for its backward pass.
+
+    Args:
+        batch: samples of a step.
+        kept: bytes that a sample leaves for the backward pass.
+
+    >>> parts_of(32, 2**20), parts_of(32, 2**28), parts_of(32, 2**40)
+    (1, 4, 32)
+    """
+    return -(-batch // max(1, _RUN // max(1, kept)))
 
 
 def order_of(data: Data, batch: int, accumulate: int, seed: int) -> Order:

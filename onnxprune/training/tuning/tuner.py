@@ -24,7 +24,6 @@ from onnxprune.training.tuning.callbacks import Callback
 from onnxprune.training.tuning.judge import Judge
 from onnxprune.training.tuning.learner import Weights, changed, learner_of
 from onnxprune.training.tuning.lesson import Lesson
-from onnxprune.training.tuning.order import order_of
 from onnxprune.training.tuning.precision import AUTO, TRYING, faster
 from onnxprune.training.tuning.resources import resources
 from onnxprune.training.tuning.saving import Saving
@@ -147,7 +146,7 @@ class _Run:
         self.callbacks, self.progress = (callbacks, progress) if self.processes.is_main else ((), silent)
         self.first = {name: value.detach().clone() for name, value in lesson.network.weights.items()}
         self.learner = learner_of(lesson.network, options.lora, options.seed)
-        self.order = order_of(lesson.train, options.batch, options.accumulate, options.seed)
+        self.order = lesson.order(options)
         self.stepper = Stepper(lesson, self.learner, self.order, options)
         self.judge = Judge(lesson, self.order.size, self.first)
         self.total = options.steps or (options.epochs or 0) * self.order.steps_of_epoch

@@ -204,8 +204,9 @@ def test_tuning_tells_whether_it_helped(helped):
     told = "learned cosine from 7 samples, seen anew each time by crop; 2 others decided; rate 0.1"
     assert [note.text for note in page.sections[3].view] == [told]
     options = {**report["options"], "precision": "auto"}
-    (note,) = page_of({**report, "precision": "bfloat16", "options": options}).sections[3].view
+    note, other = page_of({**report, "precision": "bfloat16", "options": options}).sections[3].view
     assert note.text == f"{told}, in bfloat16, which is faster here"
+    assert other.text.startswith("the precision was chosen by time: another machine")
     seen = page_of({**report, "fidelity": {**sides, "held_out": False}}).sections[3].view[1].text
     assert seen.startswith("compared on samples that decided or were learned from: others may fare worse")
     render(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -156,6 +157,27 @@ def test_an_operator_without_gradients_is_named():
     )
     with pytest.raises(ModelError, match="StringNormalizer 'e': gradients of this operator are not known"):
         lesson(small=strange, teacher=None, data={"x": np.zeros((2, 3), np.float32), "s": np.array(["a", "b"])})
+
+
+def test_a_step_is_run_in_parts_where_samples_leave_much_for_the_backward_pass(monkeypatch):
+    """Of a layer and a ReLU: the input, once, though two weights' gradients need it, and what the ReLU gave."""
+    plain = model(
+        "a = MatMul(x, w)\nr = Relu(a)\ny = MatMul(r, v)",
+        x="float[n,64] x",
+        y="float[n,32] y",
+        w=(64, 256),
+        v=(256, 32),
+    )
+    samples = {"x": np.zeros((64, 64), np.float32)}
+    task, options = lesson(small=plain, teacher=plain, data=samples, loss={"mse": 1}, batch=32)
+    values = 4 * (64 + 256 + 32)
+    assert 0.9 * values < task.kept < 3 * values
+    assert [len(rows) for rows in task.order(options).at(0)] == [32]
+    monkeypatch.setattr("onnxprune.training.tuning.order._RUN", 8 * task.kept)
+    assert [len(rows) for rows in task.order(options).at(0)] == [8] * 4
+    assert task.order(options).steps_of_epoch == 2
+    whole = dataclasses.replace(options, accumulate=2)
+    assert [len(rows) for rows in task.order(whole).at(0)] == [16] * 2
 
 
 def test_a_device_that_is_not_here(monkeypatch):
