@@ -325,9 +325,12 @@ def _prepared(request: TuneRequest, progress: Progress) -> tuple[Model, Model | 
 
 
 def _evaluation(model: Model, lesson: Lesson, options: TuneOptions) -> Data:
-    """Return the samples that both models are compared on in the end: the user's, or those that were held out."""
+    """Return the samples that both models are compared on in the end: the user's, or held-out ones.
+
+    Of these those that decided nothing, where there are some: the best of many states looks better on what chose it.
+    """
     if options.eval_data is None:
-        return lesson.held
+        return lesson.held if lesson.unseen is None else lesson.unseen
     return evaluated(load_data(options.eval_data, model.inputs, preprocess=options.preprocess), options.seed)
 
 

@@ -90,6 +90,18 @@ def test_tuning_in_python(folder):
     assert result.save(folder / "saved.onnx").exists()
 
 
+def test_held_out_samples_that_decided_nothing_are_compared_on(folder, monkeypatch):
+    seen = tune_here(folder, "all.onnx").report
+    assert not seen["fidelity"]["held_out"]
+    assert seen["fidelity"]["samples"] == seen["lesson"]["held_out"] == 8
+    monkeypatch.setattr("onnxprune.training.tuning.order._PLACES", 1)
+    monkeypatch.setattr("onnxprune.training.tuning.order._FEWEST", 3)
+    report = tune_here(folder, "few.onnx").report
+    assert report["lesson"]["held_out"] == 3
+    assert report["fidelity"]["samples"] == 5
+    assert report["fidelity"]["held_out"]
+
+
 def test_what_does_not_help_is_written_as_it_was(folder):
     (folder / "small.onnx").write_bytes(classifier().SerializeToString())
     result = tune_here(folder, options={**OPTIONS, "loss": "kl"})

@@ -56,6 +56,7 @@ class Lesson:
     unwritten: Objective  # on texts as they are: range tests take steps by it
     penalty: Penalty | None = None  # on the sizes of units, added to the loss
     processes: Processes = ALONE  # that learn together
+    unseen: Data | None = None  # held-out samples that decide nothing: both models are compared on them in the end
     kept: int = 0  # bytes that a sample leaves for the backward pass, about
 
     def order(self, options: TuneOptions) -> Order:
@@ -173,7 +174,8 @@ def lesson_of(
     follow = None if teacher is None else teacher_of(teacher, device, options.threads)
     pair = _Pair(network, teacher, follow, first, kept)
     metric = pair.metric(data, held, options)
-    held = deciding(held, pair.places_of_outputs(metric))
+    labels = None if held.labels is None else held.labels[: first.samples]
+    held, unseen = deciding(held, pair.places_of_outputs(metric))
     losses, places = pair.aims(metric, train, options)
     augment = augmenter(
         options.augment,
@@ -190,7 +192,7 @@ def lesson_of(
     lesson = Lesson(
         network, follow, aim, metric, losses, places, train, held, augment, writer, unwritten, penalty, processes
     )
-    return replace(lesson, kept=_kept(lesson, first) // first.size)
+    return replace(lesson, unseen=unseen, kept=_kept(lesson, first, labels) // first.size)
 
 
 def _unwritten(losses: Losses) -> Losses:
@@ -352,7 +354,7 @@ def _check_loss(name: str, metric: Metric, data: Data, *, has_teacher: bool, is_
         raise DataError("loss 'labels' needs an array 'labels' of class indices in the data")
 
 
-def _kept(lesson: Lesson, first: Piece) -> int:
+def _kept(lesson: Lesson, first: Piece, labels: Array | None) -> int:
     """Return the bytes that a run keeps for its backward pass, without weights; make sure that there is one."""
     own = {weight.untyped_storage().data_ptr() for weight in lesson.network.weights.values()}
     kept = dict[int, int]()  # by address: values that several nodes read are there once
@@ -363,7 +365,6 @@ def _kept(lesson: Lesson, first: Piece) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    labels = None if lesson.held.labels is None else lesson.held.labels[: first.samples]
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         losses = lesson.objective(lesson.seen(first, labels, lesson.objective))
     if not losses.requires_grad:

@@ -37,8 +37,8 @@ def held_out(data: Data) -> tuple[Data, Data]:
     return data.subset(np.setdiff1d(np.arange(data.count), held)), data.subset(held)
 
 
-def deciding(held: Data, places: int) -> Data:
-    """Return those of the held-out samples that are looked at, spread over all of them.
+def deciding(held: Data, places: int) -> tuple[Data, Data | None]:
+    """Return those of the held-out samples that are looked at, spread over all of them, and the others.
 
     Where each sample has many places (words, pixels), few samples say enough, and a look at all of them would take as
     long as a good part of a run. Of a model that takes several samples at once, whole runs are taken.
@@ -50,9 +50,10 @@ def deciding(held: Data, places: int) -> Data:
     step = held.batch.step
     runs, wanted = held.count // step, max(1, max(_FEWEST, _PLACES // places) // step)
     if wanted >= runs:
-        return held
+        return held, None
     taken = np.arange(wanted) * runs // wanted
-    return held.subset((taken[:, np.newaxis] * step + np.arange(step)).ravel())
+    looked_at = (taken[:, np.newaxis] * step + np.arange(step)).ravel()
+    return held.subset(looked_at), held.subset(np.setdiff1d(np.arange(runs * step), looked_at))
 
 
 @dataclass(frozen=True)

@@ -74,15 +74,19 @@ def test_a_single_sample_is_both():
 @pytest.mark.parametrize(("places", "count"), [(1, 512), (128, 128), (10_000, 64)])
 def test_fewer_samples_decide_where_each_has_many_places(places, count):
     _, others = held_out(data(100_000))
-    looked_at = deciding(others, places)
+    looked_at, unseen = deciding(others, places)
     assert looked_at.count == count
     assert set(looked_at.rows) <= set(others.rows)
     assert all(len(set(looked_at.rows) & set(block)) == count // 4 for block in np.split(others.rows, 4))
+    left = [] if unseen is None else unseen.rows
+    assert sorted([*looked_at.rows, *left]) == sorted(others.rows)
 
 
 def test_those_that_decide_are_whole_runs():
     _, others = held_out(data(4096, batch=8))
-    rows = deciding(others, 1000).rows.reshape(-1, 8)
+    looked_at, unseen = deciding(others, 1000)
+    rows = looked_at.rows.reshape(-1, 8)
+    assert unseen.count == others.count - looked_at.count
     assert len(rows) == 8
     np.testing.assert_array_equal(rows, rows[:, :1] + np.arange(8))
     assert not (rows[:, 0] % 8).any()
