@@ -27,7 +27,7 @@ from tests.support.schema import follows_the_schema
 
 WIDTH, LAYERS = 8, 2
 STATES = "float[n,t,8] states"
-STAYS = "another file of the same network cannot lose it, or is not proven to lose the same"
+STAYS = "another file or body of the same network cannot lose it, or is not proven to lose the same"
 KINDS = ("decoder", "encoder")  # whose caches: of the text itself, of the one beside it
 RNG = np.random.default_rng(0)
 FEEDS = {name: RNG.standard_normal((2, length, WIDTH)).astype(np.float32) for name, length in (("x", 3), ("states", 5))}
