@@ -278,7 +278,8 @@ class _Run:
         with tempfile.TemporaryDirectory(dir=self.whole.parent) as aside:  # of a body: it is gone when all follow it
             try:
                 options = known.kept_by(self._options_of(first, network.by_body))
-                led = partial(self._led_by_body, Path(aside)) if network.by_body else self._led
+                by_body = partial(self._led_by_body, Path(aside))
+                led: Callable[[Model, Samples, Options], Result] = by_body if network.by_body else self._led
                 result = led(first, samples, options)
             except NothingToPrune as error:
                 return [self._copied(file.model, str(error)) for file in network.files]
