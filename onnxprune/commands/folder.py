@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -56,8 +57,9 @@ from onnxprune.progress import Progress, logged
 # What the report of a body that leads says of its file, too: how it was cut, and what that did to its outputs.
 _OF_LEAD = (
     "options", "method", "calibration", "gradients", "reconstruction", "accuracy", "fidelity", "promise", "rounds",
-    "masks", "tuning",
+    "masks", "tuning", "effort",
 )  # fmt: skip
+_OF_FILE = ("eval_data", "inputs", "latency")  # options that are told as they are of the file: a body has its own
 
 
 @dataclass(frozen=True)
@@ -273,17 +275,19 @@ class _Run:
     def _alike(self, network: Network, samples: Samples) -> list[PrunedFile]:
         """Prune what leads a network, and cut its other files as it was; a body that leads is no file."""
         first, known = network.files[0].model, uncut(network.lead, network.followers, self.options)
-        try:
-            options = known.kept_by(self._options_of(first, network.by_body))
-            led = self._led_by_body if network.by_body else self._led
-            result = led(first, samples, options)
-        except NothingToPrune as error:
-            return [self._copied(file.model, str(error)) for file in network.files]
-        became = lead_of(network.lead, known, result.model, result.folder, result.report)
-        if not network.by_body:
-            return [self._file(first, result), *(self._followed(file, became) for file in network.followers)]
-        own = self._followed(network.files[0], became, self._published_of_body(first, samples, result.report))
-        return [own, *(self._followed(file, became) for file in network.files[1:])]
+        with tempfile.TemporaryDirectory(dir=self.whole.parent) as aside:  # of a body: it is gone when all follow it
+            try:
+                options = known.kept_by(self._options_of(first, network.by_body))
+                by_body = partial(self._led_by_body, Path(aside))
+                led: Callable[[Model, Samples, Options], Result] = by_body if network.by_body else self._led
+                result = led(first, samples, options)
+            except NothingToPrune as error:
+                return [self._copied(file.model, str(error)) for file in network.files]
+            became = lead_of(network.lead, known, result.model, result.folder, result.report)
+            if not network.by_body:
+                return [self._file(first, result), *(self._followed(file, became) for file in network.followers)]
+            own = self._followed(network.files[0], became, self._published_of_body(first, samples, result.report))
+            return [own, *(self._followed(file, became) for file in network.files[1:])]
 
     def _by_itself(self, model: Model, samples: Samples, *, leads: bool = True) -> PrunedFile:
         """Prune a file; where others know its tokens as well, and nothing else can go of it, these go alone."""
@@ -343,15 +347,15 @@ class _Run:
             publish = with_details(published(slim, place), job, self.page, progress)
             return prune_to(job, place, publish, progress=progress)
 
-    def _led_by_body(self, model: Model, samples: Samples, options: Options) -> Result:
-        """Prune the body of a file that texts begin with, to a place beside the new folder."""
+    def _led_by_body(self, aside: Path, model: Model, samples: Samples, options: Options) -> Result:
+        """Prune the body of a file that texts begin with, to a folder aside; it is timed where it has to be."""
         name = _name(model, self.source)
-        place = self.whole.with_name(f"{self.whole.name}.bodies") / name
-        place.parent.mkdir(parents=True, exist_ok=True)
+        place, is_timed = aside / Path(name).name, any(kind == "latency" for kind, _ in options.targets)
         with _named(name), bounded_model(model) as slim:
             body = begun(slim)
             own = samples.without_past(model, body, options)
             options = replace(options, eval_data=own.evaluation, inputs=shapes_of(body, options))
+            options = replace(options, latency=options.latency and is_timed)
             job = Job(body, options, own.data, self.learning, place.name, root=self.source)
             return prune_to(job, place, published(body, place), progress=self._progress(name))
 
@@ -374,7 +378,10 @@ class _Run:
         publish = with_details(
             published(model, self._place(model)), job, self.page, self._progress(_name(model, self.source))
         )
-        return partial(with_report, publish, lambda report: report.update({key: led[key] for key in _OF_LEAD}))
+        asked = job.options.to_dict()
+        told = {key: led[key] for key in _OF_LEAD}
+        told["options"] = {**led["options"], **{name: asked[name] for name in _OF_FILE}}
+        return partial(with_report, publish, lambda report: report.update(told))
 
     def _copied(self, model: Model, why: str) -> PrunedFile:
         """Write a model that loses nothing as it is, with weights under a name of its own."""

@@ -15,7 +15,7 @@ from onnxprune.planning.options import Options
 from onnxprune.planning.planned import counts_of, fitted
 from onnxprune.planning.targets import MEASURED
 
-_HELD = "another file of the same network cannot lose it"
+_HELD = "another file or body of the same network cannot lose it"
 _SPARED = "the method spares the first and the last blocks"
 _ENLARGING = "its cut adds parameters: another place reads a weight of it and is not cut alike, so that both are stored"
 _INSTEAD = "an outer factor of the same axis is pruned instead"

@@ -20,7 +20,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxprune.commands.folders.copies import copies, untold
-from onnxprune.commands.folders.follow_branches import Owned, check_lost, check_ports, counterparts, owned
+from onnxprune.commands.folders.follow_branches import (
+    Counterparts,
+    Owned,
+    check_lost,
+    check_ports,
+    counterparts,
+    owned,
+)
 from onnxprune.commands.folders.handing import handed_on
 from onnxprune.commands.folders.held import Digest, Held
 from onnxprune.commands.steps.finish import Publish, finish, with_report
@@ -68,6 +75,7 @@ class Lead:
     branches: tuple[Owned, ...] = ()  # of the file, where some of them may go
     gone: tuple[str, ...] = ()  # the names of those that went
     handed_on: tuple[str, ...] = ()  # inputs and outputs by which files of the network hand caches to one another
+    depth: Mapping[str, Any] | None = None  # what its report says of branches
 
     @property
     def is_narrower(self) -> bool:
@@ -120,9 +128,9 @@ def lead_of(original: Held, known: Uncut, proto: Any, folder: Path, report: Mapp
         folder: where its external data lies.
         report: of the run.
     """
-    each = (report["depth"] or {"branches": ()})["branches"]
-    gone = tuple(branch["name"] for branch in each if branch["removed"])
-    return Lead(_became(original, proto, folder, report), original, known.owned, gone, known.handed_on)
+    depth = report["depth"]
+    gone = tuple(branch["name"] for branch in (depth or {"branches": ()})["branches"] if branch["removed"])
+    return Lead(_became(original, proto, folder, report), original, known.owned, gone, known.handed_on, depth)
 
 
 def _became(original: Held, proto: Any, folder: Path, report: Mapping[str, Any]) -> dict[Digest, list[Became]]:
@@ -216,10 +224,11 @@ def follow(
     """
     options = replace(options, handed_on=lead.handed_on)
     prepared, not_told = prepare(file.model, _plain(options, file.model), None, progress), untold(lead.file, file)
-    gone = _counterparts_of_gone(file, prepared, lead) if lead.gone else ()
+    same = _counterparts(file, prepared, lead) if lead.gone else Counterparts({}, frozenset())
+    gone = same.of(lead.gone)
     if lead.is_narrower and not gone:
         return _narrowed(file, prepared, lead, not_told, publish=publish, progress=progress)
-    shorter = _shorter(prepared, gone, options)
+    shorter = _shorter(prepared, chosen_as(lead.depth, same, gone), options)
     after = view(shorter.shortened.rewritten.proto, folder=file.model.folder)
     _check_shorter(file, prepared.traced.model, after, lead)
     if not lead.is_narrower:
@@ -235,12 +244,27 @@ def follow(
     return _narrowed(later, of_later, lead, not_told, publish=told, progress=progress, original=file.model)
 
 
-def _counterparts_of_gone(file: Held, prepared: PreparedModel, lead: Lead) -> tuple[Branch, ...]:
-    """Return the branches that go as they went from the leading file."""
-    same = counterparts(
+def _counterparts(file: Held, prepared: PreparedModel, lead: Lead) -> Counterparts:
+    """Return what branches of the leading file are in another one."""
+    return counterparts(
         lead.branches, prepared.traced, file.telling, known=frozenset(lead.file.telling.values()), ports=prepared.ports
     )
-    return same.of(lead.gone)
+
+
+def chosen_as(depth: Mapping[str, Any] | None, same: Counterparts, gone: Sequence[Branch]) -> Shortening:
+    """Return the choice of branches that go, with what was measured of those in the leading file that they are.
+
+    Args:
+        depth: what the report of the leading file says of its branches; None where none could go.
+        same: what they are in this file.
+        gone: the branches of this file that go.
+    """
+    choice = Shortening(tuple(gone))
+    if depth is None:
+        return choice
+    alike = [(each, branch.name) for each in depth["branches"] for branch in same.same.get(each["name"], ())]
+    losses, scores = ({name: each[key] for each, name in alike if each[key] is not None} for key in ("loss", "score"))
+    return replace(choice, alone=losses, scores=scores, measured=depth["measured"])
 
 
 def _check_shorter(file: Held, before: Model, after: Model, lead: Lead) -> None:
@@ -269,14 +293,15 @@ def shapes_of(model: Model, options: Options) -> tuple[tuple[str, tuple[int, ...
     return tuple(each for each in options.inputs if each[0] in ports)
 
 
-def _shorter(prepared: PreparedModel, gone: Sequence[Branch], options: Options) -> Shorter:
+def _shorter(prepared: PreparedModel, choice: Shortening, options: Options) -> Shorter:
     """Return a file without branches, whose weights are as they were."""
     traced, counted = prepared.traced, NodeMacs(prepared.traced)
-    shortened = without(traced.model, gone, traced.probe.dtype)
+    shortened = without(traced.model, choice.removed, traced.probe.dtype)
     found = [branch for _, each in branches_of_graphs(traced) for branch in each]
     reasons = {branch.name: branch.locked for branch in found if branch.locked is not None}
     went, whole = counted.total(shortened.dead), counted.total(nodes_of(found))
-    values = depth_values(options, found, Shortening(shortened.branches), reasons, min(1.0, went / max(1, whole)))
+    choice = replace(choice, removed=shortened.branches)
+    values = depth_values(options, found, choice, reasons, min(1.0, went / max(1, whole)))
     return Shorter(shortened, ({}, []), values, went)
 
 

@@ -246,7 +246,8 @@ def _why_none(  # noqa: PLR0917 - as they follow from one another
     if not found and begins_apart(model):
         return (
             "nothing to remove: its layers lie in the bodies of an If, and branches are chosen in the main graph; "
-            "prune the folder that it lies in, where the body leads that texts begin with"
+            "prune the folder that it lies in, with depth or without and none of linearize, vocabulary and tie: there "
+            "the body leads that texts begin with"
         )
     if not found and switches(model):
         return (

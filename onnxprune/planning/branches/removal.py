@@ -11,7 +11,7 @@ from onnxprune.graph.model import Model
 from onnxprune.planning.choice import is_named
 from onnxprune.planning.options import Options
 
-_HELD = "another file of the same network cannot lose it, or is not proven to lose the same"
+_HELD = "another file or body of the same network cannot lose it, or is not proven to lose the same"
 _LISTED = 3  # names of branches in a message
 
 

@@ -28,7 +28,7 @@ from tests.support.schema import follows_the_schema
 WIDTH = 8
 ROWS = np.random.default_rng(0).standard_normal((128, WIDTH)).astype(np.float32)
 BLOCKS = 3
-STAYS = "another file of the same network cannot lose it, or is not proven to lose the same"
+STAYS = "another file or body of the same network cannot lose it, or is not proven to lose the same"
 
 
 def weights(prefix="", seed="", *, alike=()):

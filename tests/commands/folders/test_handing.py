@@ -27,7 +27,7 @@ from tests.support.schema import follows_the_schema
 
 WIDTH, LAYERS = 8, 2
 STATES = "float[n,t,8] states"
-STAYS = "another file of the same network cannot lose it, or is not proven to lose the same"
+STAYS = "another file or body of the same network cannot lose it, or is not proven to lose the same"
 KINDS = ("decoder", "encoder")  # whose caches: of the text itself, of the one beside it
 RNG = np.random.default_rng(0)
 FEEDS = {name: RNG.standard_normal((2, length, WIDTH)).astype(np.float32) for name, length in (("x", 3), ("states", 5))}
@@ -301,12 +301,31 @@ def test_branches_of_a_merged_file_are_chosen_and_refitted_by_what_texts_run(fol
     assert report["verification"]["passed"]
     assert 0 < report["calibration"]["samples"] < len(SAMPLES["x"])  # others are held out
     assert any(fit["why_not"] is None for fit in report["reconstruction"])
+    assert (report["effort"] is None) == ("ratio" not in options)
+    losses = {branch["name"]: branch["loss"] for branch in report["depth"]["branches"]}
+    assert report["depth"]["measured"] > 0
+    for layer in ("d0", "e0", "d1", "e1"):  # both bodies have what was measured of the one that leads
+        assert losses[f"o_l{layer}"] == losses[f"o_f{layer}"] is not None
     after = {
         each.name: numpy_helper.to_array(each)
         for each in onnx.load(source.parent / "out/merged.onnx").graph.initializer
     }
     before = {each.name: numpy_helper.to_array(each) for each in merged().graph.initializer}
     assert any(after[name].shape == before[name].shape and (after[name] != before[name]).any() for name in after)
+
+
+def test_the_report_of_a_merged_file_has_the_options_as_they_were_given(folder, tmp_path, caplog):
+    """The body that leads takes other inputs, and gets its samples in memory; the file alone is timed."""
+    np.savez(tmp_path / "held.npz", **samples())
+    shapes = {"x": (2, 3, WIDTH), "past_key_values_0_encoder_key": (2, WIDTH, 5)}
+    source, asked = folder(merged=merged()), {"eval_data": tmp_path / "held.npz", "inputs": shapes, "change_io": True}
+    with caplog.at_level("INFO", logger="onnxprune"):
+        result = onnxprune.prune_folder(source, tmp_path / "out", 0.0, without="o_fe1", **asked)
+    options = result.files[0].report["options"]
+    assert options["eval_data"] == str(tmp_path / "held.npz")
+    assert dict(options["inputs"]) == shapes
+    assert options["latency"] is True
+    assert sum("measuring latency" in record.getMessage() for record in caplog.records) == 1
 
 
 def samples(*, past=0):
@@ -344,7 +363,7 @@ def test_a_target_of_caches_that_the_body_that_leads_does_not_take_is_refused(fo
 
 def test_a_merged_file_without_its_folder_is_told_where_it_is_cut(tmp_path):
     onnx.save(merged(), tmp_path / "merged.onnx")
-    with pytest.raises(NothingToPrune, match="prune the folder that it lies in, where the body leads that texts begin"):
+    with pytest.raises(NothingToPrune, match="prune the folder that it lies in, with depth or without and none of lin"):
         onnxprune.prune(tmp_path / "merged.onnx", depth=0.3, change_io=True, latency=False, data=samples())
 
 
