@@ -27,6 +27,7 @@ from onnxprune.commands.folders.follow import Lead, follow, lead_of, shapes_of, 
 from onnxprune.commands.folders.held import Held
 from onnxprune.commands.folders.networks import Network, networks_of
 from onnxprune.commands.folders.places import MODEL, check_places, check_reads, into_place, walked
+from onnxprune.commands.folders.promised import told_of_targets
 from onnxprune.commands.folders.samples import Samples
 from onnxprune.commands.folders.settle import PrunedFile, settle, settle_tokens
 from onnxprune.commands.folders.words import (
@@ -440,7 +441,8 @@ def _result(target: Path, whole: Path, files: Sequence[PrunedFile]) -> FolderRes
     check_cut(files)
     check_alike(files, whole)
     in_order = sorted(files, key=lambda each: each.name)
-    settings = (*settle(whole, in_order), *settle_tokens(whole, in_order), *told_of_copies(in_order))
+    told = (*told_of_copies(in_order), *told_of_targets(in_order))
+    settings = (*settle(whole, in_order), *settle_tokens(whole, in_order), *told)
     for each in in_order:
         if each.report is not None:
             each.report["output"]["path"] = str(target / each.name)

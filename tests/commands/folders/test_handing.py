@@ -351,6 +351,21 @@ def test_samples_of_a_merged_file_hold_no_past(folder):
         pruned(folder(merged=merged()), depth=0.3, data=samples(past=2))
 
 
+def test_a_target_that_the_body_meets_and_the_file_misses_is_told(folder):
+    options = {"depth": "auto", "targets": {"macs": 0.7}, "criterion": None, "reconstruct": None}
+    result = pruned(folder(merged=merged()), ratio=None, data=samples(), **options)
+    report = result.files[0].report
+    left = report["output"]["macs"] / report["input"]["macs"]
+    assert left > 0.71
+    assert any(
+        sentence.endswith(
+            f"target macs asked for 0.7 of the original, and {left:.3g} of the file is left: targets are met by the "
+            "body that texts begin in; ask for less"
+        )
+        for sentence in result.settings
+    )
+
+
 def test_a_target_of_caches_that_the_body_that_leads_does_not_take_is_refused(folder):
     options = {"depth": 0.3, "targets": {"kv-cache": 0.5}, "criterion": None, "reconstruct": None}
     with pytest.raises(OptionError) as error:
