@@ -355,8 +355,9 @@ class _Run:
         with _named(name), bounded_model(model) as slim:
             body = begun(slim)
             own = samples.without_past(model, body, options)
-            options = replace(options, eval_data=own.evaluation, inputs=shapes_of(body, options))
-            options = replace(options, latency=options.latency and is_timed)
+            options = replace(
+                options, eval_data=own.evaluation, inputs=shapes_of(body, options), latency=options.latency and is_timed
+            )
             job = Job(body, options, own.data, self.learning, place.name, root=self.source)
             return prune_to(job, place, published(body, place), progress=self._progress(name))
 
@@ -371,7 +372,8 @@ class _Run:
         with _named(name), bounded(file.model):
             usual = published(file.model, self._place(file.model))
             report = follow(file, lead, self.options, publish or usual, progress)[1]
-            return PrunedFile(name, report, leads=publish is not None, caches=_caches(name, file.model, report))
+            is_led = publish is not None
+            return PrunedFile(name, report, leads=is_led, by_body=is_led, caches=_caches(name, file.model, report))
 
     def _published_of_body(self, model: Model, samples: Samples, led: Mapping[str, Any]) -> Publish:
         """Return what publishes a file that is cut as its body was, with the report `led`: its own says the same."""

@@ -165,7 +165,7 @@ def _compared(
     models, place, seed = (timed or before, after), request.place, request.seed
     inputs = _inputs(before, after, request)
     caches, left_out = cut_caches(before, after)
-    gone = gone_caches(before, after)
+    gone = gone_caches(before, after, left_out)
     check_no_past(data, caches)
     pair, request = _opened(both, place, request)
     data = None if data is None else taken_by(pair[0].run, as_taken(data, inputs), request.batch)

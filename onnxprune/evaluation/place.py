@@ -107,15 +107,15 @@ def cut_caches(before: Model, after: Model) -> tuple[set[str], set[str]]:
     return {port.name for port in pasts}, resized | gone
 
 
-def gone_caches(before: Model, after: Model) -> tuple[str, ...]:
+def gone_caches(before: Model, after: Model, given: Collection[str]) -> tuple[str, ...]:
     """Return the inputs and outputs of the first model that are caches and lack in the second, in their order.
 
     Args:
         before: the first model.
         after: the second one, which takes what `common_inputs` says of both.
+        given: outputs of the first model that are caches and differ, see `cut_caches`.
     """
     left = {port.name for port in (*after.inputs, *after.outputs)}
-    given = cut_caches(before, after)[1]
     names = (*(port.name for port in before.inputs), *(port.name for port in before.outputs if port.name in given))
     return tuple(name for name in names if name not in left)
 

@@ -43,11 +43,17 @@ def networks_of(files: Sequence[Held], options: Options) -> list[Network]:
         files: all of the folder.
         options: of the run.
     """
-    found: list[list[Held]] = [] if len(files) > 1 else [[*files]]
-    for file in sorted(files, key=_last) if len(files) > 1 else ():
+    found = _sharing(files) if len(files) > 1 else [[*files]]  # of one, the weights are not read
+    return [Network(tuple(each), _leads_by_body(each, options)) for each in found]
+
+
+def _sharing(files: Sequence[Held]) -> list[list[Held]]:
+    """Return the files of each network, which hold the same weights; the first of them leads."""
+    found: list[list[Held]] = []
+    for file in sorted(files, key=_last):
         own = next((each for each in found if each[0].holds_same(file)), None)
         found.append([file]) if own is None else own.append(file)
-    return [Network(tuple(each), _leads_by_body(each, options)) for each in found]
+    return found
 
 
 def _leads_by_body(files: Sequence[Held], options: Options) -> bool:

@@ -12,12 +12,12 @@ _CLOSE = 1.01  # times what was asked for: so near a target counts as met
 
 
 def told_of_targets(files: Sequence[PrunedFile]) -> Iterator[str]:
-    """Yield a sentence on each target that a file whose network was chosen for misses."""
+    """Yield a sentence on each target that the body of a file meets and the file misses."""
     for file in files:
-        if file.report is None or not file.leads:
+        if file.report is None or not file.by_body:
             continue
         before, after = file.report["input"], file.report["output"]
-        for target in parse_all(tuple((kind, value) for kind, value in file.report["options"]["targets"])):
+        for target in parse_all(file.report["options"]["targets"]):
             key = _SIZES.get(target.kind)
             if key is None or not before[key]:
                 continue

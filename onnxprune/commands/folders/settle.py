@@ -25,6 +25,7 @@ class PrunedFile:
     report: dict[str, Any] | None  # see docs/report.md; None: it was copied as it is
     why: str | None = None  # it was copied
     leads: bool = False  # whether other files follow it, or it is a network of its own
+    by_body: bool = False  # whether its network was cut as a body of it was
     caches: tuple[CacheSizes, ...] = ()  # what became of its inputs that hold the past
     knows_tokens: bool = False  # whether it takes ids, or scores the tokens of another file
     rest: str | None = None  # why tokens alone went, where more was asked for

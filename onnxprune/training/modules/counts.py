@@ -28,9 +28,7 @@ InstanceNorm: TypeAlias = nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNor
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _CENTRED: Any = (nn.LayerNorm, nn.GroupNorm, *INSTANCE_NORMS)
 _NORMS: Any = (*_CENTRED, nn.RMSNorm)
-_IN_PARTS = (
-    "ReduceMean"  # where exporters write a layer as several nodes; of a centred one the file computes another mean
-)
+_IN_PARTS = "ReduceMean"  # where a layer is written as several nodes; of a centred one the file has another mean
 
 Filler: TypeAlias = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]
 

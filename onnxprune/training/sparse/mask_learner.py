@@ -24,7 +24,7 @@ from onnxprune.training.settings import TuneOptions
 from onnxprune.training.sparse.gates import Budget, Gates, Multipliers
 from onnxprune.training.tuning import checkpoint
 from onnxprune.training.tuning.lesson import Lesson
-from onnxprune.training.tuning.precision import AUTO, SINGLE, TRYING, autocast, faster, seconds_of
+from onnxprune.training.tuning.precision import AUTO, SINGLE, autocast, faster, seconds_of
 from onnxprune.training.tuning.resources import resources
 from onnxprune.training.tuning.saving import Saving
 from onnxprune.training.tuning.schedule import factor
@@ -197,8 +197,7 @@ class _Run:
         """Choose the precision, and guess how many steps there is time for."""
         if self.options.precision == AUTO:
             self.progress("trying precisions")
-            limit = math.inf if self.options.time is None else TRYING * self.options.time
-            self.precision = faster(self._seconds_in, lambda: self.seconds > limit)
+            self.precision = faster(self._seconds_in, self.options.time)
         if self.options.time is not None:
             self.planned = self._steps_in(self.options.time)
 

@@ -11,7 +11,7 @@ import torch
 AUTO, SINGLE, HALF = "auto", "float32", "bfloat16"
 _WORTH = 0.85  # of the time that single precision takes, which half precision may take to be chosen
 _TIMES = 2  # that each is timed, by turns, behind one time that is not
-TRYING = 0.05  # share of a run whose length is a time, after which no turn begins
+_TRYING = 0.05  # share of a run whose length is a time, after which no turn begins
 
 
 def autocast(precision: str, device: str) -> torch.autocast:
@@ -32,7 +32,7 @@ def seconds_of(run: Callable[[], object]) -> float:
     return time.monotonic() - before
 
 
-def faster(seconds: Callable[[str], float], is_over: Callable[[], bool] = lambda: False) -> str:
+def faster(seconds: Callable[[str], float], length: float | None = None) -> str:
     """Return the precision whose steps take less time here; single precision where that is little.
 
     Processors that multiply in bfloat16 learn up to twice as fast in it, others several times slower, and small
@@ -40,13 +40,15 @@ def faster(seconds: Callable[[str], float], is_over: Callable[[], bool] = lambda
 
     Args:
         seconds: how long a step takes in a precision; called several times for each. Infinity: it cannot be run.
-        is_over: whether the time for trying is over; the first times count then, where there are no others.
+        length: seconds of the run, a small share of which may be spent on trying; the first times count then, where
+            there are no others. None: that is no time.
     """
+    limit = math.inf if length is None else _TRYING * length
     times: dict[str, list[float]] = {SINGLE: [], HALF: []}
     for _ in range(1 + _TIMES):
         for precision, taken in times.items():
             taken.append(seconds(precision))
-        if is_over() or math.isinf(times[HALF][0]):
+        if math.isinf(times[HALF][0]) or sum(map(sum, times.values())) > limit:
             break
     best = {precision: min(taken[1:] or taken) for precision, taken in times.items()}
     return HALF if best[HALF] < _WORTH * best[SINGLE] else SINGLE

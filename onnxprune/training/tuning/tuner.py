@@ -24,7 +24,7 @@ from onnxprune.training.tuning.callbacks import Callback
 from onnxprune.training.tuning.judge import Judge
 from onnxprune.training.tuning.learner import Weights, changed, learner_of
 from onnxprune.training.tuning.lesson import Lesson
-from onnxprune.training.tuning.precision import AUTO, TRYING, faster
+from onnxprune.training.tuning.precision import AUTO, faster
 from onnxprune.training.tuning.resources import resources
 from onnxprune.training.tuning.saving import Saving
 from onnxprune.training.tuning.schedule import factor, range_test, rates_to_test
@@ -226,9 +226,8 @@ class _Run:
             self.pause = 1 / max(2.0, min(JUDGED, times))
         if self.options.precision == AUTO:
             self.progress("trying precisions")
-            limit = math.inf if self.options.time is None else TRYING * self.options.time + self.seconds
             self.stepper.precision = faster(
-                lambda precision: self.processes.of_main(self.stepper.seconds(precision)), lambda: self.seconds > limit
+                lambda precision: self.processes.of_main(self.stepper.seconds(precision)), self.options.time
             )
         if not self.rate:
             self._find_rate()
