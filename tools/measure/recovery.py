@@ -62,7 +62,7 @@ SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
     "photos": {
         "photos": Subject(
             "efficientnet_lite1.onnx", {"targets": {"macs": 0.5}}, "photos_calibration.npz",
-            "photos_calibration_aug.npz", "photos_eval.npz", 700, 16,
+            "photos_tuning.npz", "photos_eval.npz", 4800, 16, precision="bfloat16",
         ),
     },
     "sentences": {

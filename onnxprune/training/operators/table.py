@@ -39,8 +39,8 @@ line("Sum",             lambda *a: _folded(torch.add, a), scales=range(9), passe
 line("Mean",            lambda *a: _folded(torch.add, a) / len(a))
 line("Max",             lambda *a: _folded(torch.maximum, a))
 line("Min",             lambda *a: _folded(torch.minimum, a))
-line("Clip",            lambda a, *, min=-math.inf, max=math.inf: torch.clamp(a, min, max))
-line("Clip",            lambda a, low=None, high=None: _clipped(a, low, high), since=11)
+line("Clip",            lambda a, *, min=-math.inf, max=math.inf: clipped(a, min, max))
+line("Clip",            lambda a, low=None, high=None: _clamped(a, low, high), since=11)
 line("Det",             torch.det)
 line("Sin",             torch.sin)
 line("Cos",             torch.cos)
@@ -62,9 +62,9 @@ line("Elu",             lambda a, *, alpha=1.0: F.elu(a, alpha))
 line("Selu",            lambda a, *, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875: gamma * F.elu(a, alpha))
 line("Celu",            lambda a, *, alpha=1.0: F.celu(a, alpha))
 line("Sigmoid",         torch.sigmoid)
-line("HardSigmoid",     lambda a, *, alpha=0.2, beta=0.5: torch.clamp(alpha * a + beta, 0, 1))
-line("HardSwish",       lambda a: a * torch.clamp(a / 6 + 0.5, 0, 1))
-line("Swish",           lambda a, *, alpha=1.0: a * torch.sigmoid(alpha * a))
+line("HardSigmoid",     lambda a, *, alpha=0.2, beta=0.5: clipped(alpha * a + beta, 0, 1))
+line("HardSwish",       F.hardswish)
+line("Swish",           lambda a, *, alpha=1.0: F.silu(a) if alpha == 1 else a * torch.sigmoid(alpha * a))
 line("Mish",            F.mish)
 line("Tanh",            torch.tanh)
 line("Softplus",        lambda a: F.softplus(a, threshold=60))
@@ -93,7 +93,7 @@ line("BitShift",        lambda a, b, *, direction: a << b if direction == "LEFT"
 line("Where",           torch.where,                                                     scales=(1, 2))
 
 # products
-line("MatMul",          torch.matmul, weights=(0, 1))
+line("MatMul",          lambda a, b: _product(a, b), weights=(0, 1))
 line("Einsum",          lambda *a, equation: torch.einsum(equation.replace(" ", ""), *a), weights=range(9))
 
 # types
@@ -115,11 +115,26 @@ def _folded(pair: object, tensors: tuple[Tensor, ...]) -> Tensor:
     return total
 
 
-def _clipped(a: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+def clipped(a: Tensor, low: float, high: float) -> Tensor:
+    """Return numbers within bounds that are known; the upper one wins.
+
+    The kernel for the derivative of `torch.clamp` takes eight times as long on the CPU. Where a number is a bound, the
+    derivative is 0 here, as that of ReLU is at 0.
+    """
+    return F.hardtanh(a, low, high) if a.is_floating_point() and low <= high else torch.clamp(a, low, high)
+
+
+def _clamped(a: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
     """The upper bound wins, as in torch."""
     if low is None and high is None:
         return a
     return torch.clamp(a, None if low is None else low.reshape(()), None if high is None else high.reshape(()))
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Nothing is summed in an outer product, which is how exporters write angles of positions: autocast leaves it."""
+    is_outer = a.dim() > 1 and b.dim() > 1 and a.shape[-1] == 1 == b.shape[-2]
+    return a * b if is_outer else torch.matmul(a, b)
 
 
 def _infinite(a: Tensor, negative: int, positive: int) -> Tensor:

@@ -36,6 +36,11 @@ CASES = {
     "silu": (("a = MatMul(x, w)", "s = Sigmoid(a)", "y = Mul(s, a)"), {}),
     "mish": (("a = MatMul(x, w)", "p = Softplus(a)", "t = Tanh(p)", "y = Mul(a, t)"), {}),
     "hard-swish": (("a = MatMul(x, w)", "s = HardSigmoid<alpha=0.16666667>(a)", "y = Mul(a, s)"), {}),
+    "hard-swish-in-parts": (
+        ("a = MatMul(x, w)", "p = Add(a, three)", "c = Clip(p, zero, six)", "m = Mul(a, c)", "y = Div(m, six)"),
+        {"zero": np.float32(0), "three": np.float32(3), "six": np.float32(6)},
+    ),
+    "clip": (("a = MatMul(x, w)", "y = Clip(a, low, high)"), {"low": np.float32(-0.5), "high": np.float32(0.5)}),
     "linear": (("a = MatMul(x, w)", "y = Add(b, a)"), {"b": (6,)}),
     "layer-norm": (
         ("a = MatMul(x, w)", "m = ReduceMean<axes=[-1]>(a)", "d = Sub(a, m)", "p = Pow(d, two)",
@@ -79,6 +84,7 @@ def test_a_pattern_runs_as_one_step_with_the_same_numbers_and_gradients(name, mo
     slow = Network(network.model)
     _, expected, all_steps = passed(slow, feeds)
     assert len(all_steps.steps) == len(nodes)
+    assert gradients
     for weight, gradient in expected.items():
         torch.testing.assert_close(gradients[weight], gradient, rtol=1e-4, atol=1e-5)
 
@@ -110,6 +116,40 @@ def test_what_something_else_reads_stays():
     network = Network(small(nodes, w=(6, 6)))
     _, _, program = passed(network, {"x": np.ones((2, 6), np.float32)})
     assert len(program.steps) == 4
+
+
+def kernels(value):
+    """Return the names of all functions behind a value."""
+    waiting, seen = [value.grad_fn], set()
+    while waiting:
+        function = waiting.pop()
+        if function is not None and function not in seen:
+            seen.add(function)
+            waiting += [each for each, _ in function.next_functions]
+    return {type(function).__name__ for function in seen}
+
+
+@pytest.mark.parametrize("op", ["y = Clip(a, low, high)", "y = HardSigmoid(a)"])
+def test_bounds_that_are_known_use_the_kernel_whose_derivative_is_fast(op):
+    bounds = {"low": np.float32(0), "high": np.float32(6)} if "low" in op else {}
+    network = Network(small(("a = MatMul(x, w)", op), w=(6, 6), **bounds))
+    assert "HardtanhBackward0" in kernels(network({"x": np.ones((2, 6), np.float32)})["y"])
+
+
+def test_an_older_clip_has_its_bounds_as_attributes():
+    proto = model("a = MatMul(x, w)", "y = Clip<min=-0.5, max=0.5>(a)", x=ROWS, opset=10, y="float[n,6] y", w=(6, 6))
+    network = Network(load(proto))
+    feeds = {"x": np.linspace(-2, 2, 24, dtype=np.float32).reshape(4, 6)}
+    check_agreement(network, feeds)
+    assert "HardtanhBackward0" in kernels(network(feeds)["y"])
+
+
+def test_a_clip_of_one_bound_and_of_whole_numbers_stays_what_it_is():
+    nodes = ("a = MatMul(x, w)", "b = Clip(a, low)", "k = Cast<to=6>(b)", "c = Clip(k, two, four)", "d = Cast<to=1>(c)",
+             "y = Add(b, d)")  # fmt: skip
+    numbers = {"low": np.float32(0.25), "two": np.int32(2), "four": np.int32(4)}
+    network = Network(small(nodes, w=(6, 6), **numbers))
+    check_agreement(network, {"x": np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32) * 4})
 
 
 def test_numbers_that_are_others_are_no_pattern():

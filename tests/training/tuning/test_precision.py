@@ -3,11 +3,16 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from onnxprune.graph.files.read import load
+from onnxprune.training.network.module import Network
+from onnxprune.training.operators.convolution import conv
 from onnxprune.training.settings import make_tune_options
 from onnxprune.training.tuning.precision import autocast, faster, seconds_of
+from tests.support.build import model
 
 
 @pytest.mark.parametrize(
@@ -54,6 +59,32 @@ def test_a_precision_that_cannot_be_run_is_not_taken_nor_tried_again():
 def test_products_are_of_the_precision(precision, dtype):
     with autocast(precision, "cpu"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, torch.float32), (2, torch.float32), (4, torch.bfloat16)])
+def test_convolutions_of_narrow_groups_are_in_single_precision_on_the_processor(channels, dtype):
+    a, w = torch.randn(1, 4 * channels, 6, 6), torch.randn(4 * channels, channels, 3, 3)
+    with autocast("bfloat16", "cpu"):
+        given = conv(a.bfloat16(), w, group=4, pads=(1, 1, 1, 1))
+        assert conv(a, w[:, :1].repeat(1, 4 * channels, 1, 1)).dtype == torch.bfloat16
+    assert given.dtype == dtype
+    wanted = torch.nn.functional.conv2d(a.bfloat16().float(), w, padding=1, groups=4)
+    torch.testing.assert_close(given.float(), wanted, rtol=0.05, atol=0.05)
+
+
+def test_angles_of_positions_that_are_inputs_are_in_single_precision():
+    proto = model(
+        "f = Cast<to=1>(ids)", "u = Unsqueeze(f, last)", "angles = MatMul(u, frequencies)", "a = MatMul(x, w)",
+        "y = Add(a, angles)", x="float[n,s,6] x, int64[n,s] ids", y="float[n,s,4] y", infer=False, last=np.array([2]),
+        frequencies=(1, 4), w=(6, 4),
+    )  # fmt: skip
+    network = Network(load(proto), frozen=["frequencies"])
+    ids = np.arange(300, dtype=np.int64)[None] + 700  # more than bfloat16 can tell apart
+    feeds = {"x": np.ones((1, 300, 6), np.float32), "ids": ids}
+    with autocast("bfloat16", "cpu"):
+        given = network(feeds, taps=["angles", "a"])
+    torch.testing.assert_close(given["angles"], network(feeds, taps=["angles"])["angles"], rtol=0, atol=0)
+    assert given["a"].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(

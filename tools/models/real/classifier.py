@@ -10,13 +10,14 @@ import numpy as np
 
 from tools.models.real.files import export, run
 from tools.models.real.packages import SEED, installed
-from tools.models.real.photos import Photo, split_photos, stamps, whole_photos
+from tools.models.real.photos import Photo, others, pictures, split_photos, stamps, whole_photos
 
 SIZE = 240  # pixels of EfficientNet-Lite1's square input
 SHORT_SIDE = 272  # what a whole photo is scaled to before its centre is cut out
 MEAN, SCALE = 127.0, 128.0  # of EfficientNet-Lite, for pixels of 0 to 255
 TRIES = 6  # views of each photo: the centre and random parts
 VIEWS = 3  # of them, of each calibration photo in the augmented file
+TUNED = 4608  # views to tune on, half of them of calibration photos, the others of pictures of any kind
 
 
 def placed(photo: Photo, others: Sequence[Photo], rng: np.random.Generator) -> Any:
@@ -91,8 +92,20 @@ def views_of(photo: Photo, scenes: Sequence[Photo], rng: np.random.Generator) ->
     return [centre, *(random_view(placed(photo, scenes, rng), rng) for _ in range(TRIES - 1))]
 
 
-def make_photos(out: Path, stamp_folder: Path, resource_folder: Path) -> None:
+def tuning_views(photos: Sequence[Photo], more: Sequence[Photo]) -> np.ndarray:
+    """Return random views of calibration photos and, as many, of other pictures, mingled."""
+    print(f"{len(more)} other pictures")
+    rng = np.random.default_rng(SEED + 1)
+    scenes = [photo for photo in (*photos, *more) if photo.image.mode == "RGB"]
+    shown = [part[place % len(part)] for part in (photos, more) for place in range(TUNED // 2)]
+    order = rng.permutation(len(shown))
+    return as_input([random_view(placed(shown[place], scenes, rng), rng) for place in order])
+
+
+def make_photos(out: Path, stamp_folder: Path, resource_folder: Path, picture_folder: Path | None) -> None:
     """Write the network, photos for calibration (one view each, and several), unseen ones, and the labelled ones.
+
+    With a folder of other pictures, a file to tune on, too.
 
     Of several views of a photo the one is taken that the network is most certain of: most of these photos show what
     none of the 1,000 classes is, and where a network guesses, its agreement with another says nothing.  As this choice
@@ -117,6 +130,8 @@ def make_photos(out: Path, stamp_folder: Path, resource_folder: Path) -> None:
             files["eval_centre"] = {"image": np.ascontiguousarray(tried[:, 0])}
         (out / f"photos_{part}.txt").write_text("".join(f"{photo.name}\n" for photo in photos), encoding="utf-8")
     files["labelled"] = dict(zip(("image", "labels"), labelled_photos(), strict=True))
+    if picture_folder is not None:
+        files["tuning"] = {"image": tuning_views(calibration, others(list(pictures(picture_folder)), evaluation))}
     for part, arrays in files.items():
         np.savez_compressed(out / f"photos_{part}.npz", **arrays)
         classes, confidence = classified(out / "efficientnet_lite1.onnx", arrays["image"])

@@ -23,6 +23,10 @@ DRAWN = {"hedgehog", "pizza", "candy_cane", "Santa", "tree", "tooth", "star", "e
 DRAWN |= {"inukshuk-outline", "7spoke256", "explosion", "fire", "iguana", "echidna", "eggplant"}
 FEWEST_COLOURS, FEWEST_PIXELS, SHORTEST_LONG_SIDE = 180, 3000, 110
 
+# What is taken of other pictures: large enough, with many colours; "seen" are opaque pixels of 128 x 128.
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+SHORTEST_SIDE, LARGEST, FEWEST_SEEN = 140, 1024, 2500
+
 # The resource files of GCompris that hold photographs, and what in them is none.
 RESOURCES = ("erase", "explore_farm_animals", "explore_world_animals", "explore_world_music")
 RESOURCES += ("explore_monuments", "categorization")
@@ -67,6 +71,39 @@ def whole_photos(folder: Path) -> Iterator[Photo]:
                 yield Photo(name, name, Image.open(io.BytesIO(content)).convert("RGB"))
     for name in COLOUR_PHOTOS:
         yield Photo(name, name, Image.open(installed(name)).convert("RGB"))
+
+
+def pictures(folder: Path) -> Iterator[Photo]:
+    """Yield all coloured pictures in a folder of unpacked packages, photographs or not: a teacher alone sees them."""
+    from PIL import Image
+
+    for path in sorted(each for each in folder.rglob("*") if each.suffix.lower() in PICTURES and each.is_file()):
+        try:
+            with Image.open(path) as found:
+                if min(found.size) < SHORTEST_SIDE or max(found.size) > 6 * min(found.size):
+                    continue
+                image = found.convert("RGBA")
+        except (OSError, ValueError):
+            continue  # no picture that is known
+        small = np.asarray(image.resize((128, 128), Image.Resampling.BOX))
+        seen = small[small[..., 3] > 200][:, :3].astype(np.int64)
+        if len(seen) < FEWEST_SEEN or len(np.unique(seen @ [1 << 16, 1 << 8, 1])) < len(seen) // 4:
+            continue  # an icon, a diagram or a screenshot
+        image.thumbnail((LARGEST, LARGEST))
+        is_whole = len(seen) > 0.95 * small[..., 0].size
+        yield Photo(str(path.relative_to(folder)), path.stem.lower(), image.convert("RGB") if is_whole else image)
+
+
+def others(found: Sequence[Photo], evaluation: Sequence[Photo]) -> list[Photo]:
+    """Return one of those that look alike, of pictures that look like none of those for evaluation."""
+    known = [look(photo).ravel() for photo in evaluation] + [look(photo)[:, ::-1].ravel() for photo in evaluation]
+    taken: list[Photo] = []
+    for photo in found:
+        own = look(photo).ravel()
+        if (np.stack(known) @ own).max() <= 0.95:
+            taken.append(photo)
+            known.append(own)
+    return taken
 
 
 def unpacked(content: bytes) -> Iterator[tuple[str, bytes]]:
