@@ -262,7 +262,9 @@ def main() -> None:
         if arguments.name in (None, name) and arguments.fraction in (None, fraction):
             command = [sys.executable, __file__, "row", str(folder), "--results", str(arguments.results)]
             command += ["--masks", arguments.masks, "--name", name, "--way", way, "--fraction", str(fraction)]
-            subprocess.run(command, check=False)
+            ended = subprocess.run(command, check=False).returncode
+            if ended:
+                print(f"{name}, {way}, {fraction:g}: no row, its process ended with {ended}", file=sys.stderr)
 
 
 if __name__ == "__main__":

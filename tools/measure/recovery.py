@@ -66,7 +66,7 @@ SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
         ),
     },
     "sentences": {
-        "sentences": Subject("minilm.onnx", {"targets": {"macs": 0.5}}, *TEXTS, 2800, 16, precision="bfloat16"),
+        "sentences": Subject("minilm.onnx", {"targets": {"macs": 0.5}}, *TEXTS, 3600, 16, precision="bfloat16"),
     },
     "heads": {
         "heads": Subject(

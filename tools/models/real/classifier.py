@@ -99,7 +99,10 @@ def tuning_views(photos: Sequence[Photo], more: Sequence[Photo]) -> np.ndarray:
     scenes = [photo for photo in (*photos, *more) if photo.image.mode == "RGB"]
     shown = [part[place % len(part)] for part in (photos, more) for place in range(TUNED // 2)]
     order = rng.permutation(len(shown))
-    return as_input([random_view(placed(shown[place], scenes, rng), rng) for place in order])
+    views = np.empty((len(order), 3, SIZE, SIZE), np.float32)
+    for row, place in zip(views, order, strict=True):
+        row[:] = as_input([random_view(placed(shown[place], scenes, rng), rng)])[0]
+    return views
 
 
 def make_photos(out: Path, stamp_folder: Path, resource_folder: Path, picture_folder: Path | None) -> None:
