@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -38,6 +39,29 @@ def test_the_rate_is_near_the_least_loss(least):
     rate, curve = range_test(valley(least), rates_to_test(32))
     assert least / 2 < rate < 10 * least
     assert len(curve) < 32 or least > 1e-4  # it ends where the loss diverges
+
+
+# Smoothed losses of a refitted language model by rate: flat from 1.5e-4 on; at 6e-4 it is led away.
+FLAT = (
+    0.0, -0.0025, -0.0014, -0.0026, -0.0044, -0.006, -0.007, -0.012, -0.0142, -0.0216, -0.0289, -0.0311, -0.0317,
+    -0.0389, -0.0402, -0.0453, -0.0499, -0.0438, -0.0509, -0.0279, -0.027, 0.0344, 0.1044, 0.1608, 0.2721, 0.3674,
+    0.5069, 0.5558, 0.7268,
+)  # fmt: skip
+
+
+def test_of_rates_that_gain_as_much_but_for_noise_the_lowest_is_taken():
+    sums = [0.0, *(value * (1 - 0.8 ** (place + 1)) for place, value in enumerate(FLAT))]
+    losses = iter([(after - 0.8 * before) / 0.2 for before, after in itertools.pairwise(sums)])
+    rate, curve = range_test(lambda rate: next(losses), rates_to_test())
+    assert [value for _, value in curve] == pytest.approx(FLAT)
+    assert min(curve, key=lambda each: each[1])[0] == pytest.approx(4.0e-4, rel=0.01)
+    assert rate == pytest.approx(1.5 * 2.05e-4, rel=0.01)
+
+
+def test_where_no_rate_gains_anything_the_first_is_taken():
+    rates = rates_to_test(8)
+    rate, _ = range_test(lambda rate: 0.01 + rate, rates)
+    assert rate == pytest.approx(1.5 * rates[0])
 
 
 def test_it_ends_where_the_loss_is_not_finite_or_time_is_over():
