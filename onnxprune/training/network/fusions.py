@@ -19,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from onnxprune.graph.model import Node
 from onnxprune.training.network.program import Step
+from onnxprune.training.operators.attention import attend
 from onnxprune.training.operators.registry import operator
 from onnxprune.training.operators.table import clipped
 
@@ -111,7 +112,7 @@ def _attended(q: Tensor, k: Tensor, v: Tensor, m: Tensor | None = None, **scales
     """The keys arrive with their dims in front of their positions."""
     scale = math.prod(1 / value if name.startswith("D") else value for name, value in scales.items())
     mask = None if m is None else m.expand(*q.shape[:-1], k.shape[-1])
-    return F.scaled_dot_product_attention(q, k.transpose(-1, -2), v, mask, scale=scale)
+    return attend(q, k.transpose(-1, -2), v, scale, mask)
 
 
 def _masked(q: Tensor, k: Tensor, m: Tensor, v: Tensor, **scales: float) -> Tensor:

@@ -19,6 +19,7 @@ from onnxprune.training.operators.registry import op
 
 Tensor = torch.Tensor
 LEAST = torch.finfo(torch.float32).min
+_MOST_PAIRS = 2**20  # of queries and keys, whose scores are kept for the backward pass
 
 
 # -- what all of them share ----------------------------------------------------------------------------
@@ -40,8 +41,20 @@ def repeated(a: Tensor, heads: int) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
-    """Return softmax(scale Q K + bias) V, by PyTorch's own kernel."""
-    return F.scaled_dot_product_attention(q, repeated(k, q.shape[1]), repeated(v, q.shape[1]), bias, scale=scale)
+    """Return softmax(scale Q K + bias) V, by PyTorch's own kernel.
+
+    On the CPU that kernel takes two to ten times as long in half precision as its parts do, most of it backward. So it
+    is left there, unless the scores of all pairs would take much memory. Of a query that sees no key nothing is known:
+    it gets a mean of the values then, and not NaN, which would spread backward.
+    """
+    k, v = repeated(k, q.shape[1]), repeated(v, q.shape[1])
+    is_half = q.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    if not is_half or q.shape[-2] * k.shape[-2] > _MOST_PAIRS:
+        return F.scaled_dot_product_attention(q, k, v, bias, scale=scale)
+    scores = torch.matmul(q * scale, k.transpose(-1, -2))
+    if bias is not None:
+        scores = scores + bias.clamp_min(torch.finfo(bias.dtype).min)
+    return torch.matmul(scores.softmax(-1), v)
 
 
 def default_scale(scale: float | None, dims: int) -> float:

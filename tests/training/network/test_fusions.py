@@ -14,6 +14,7 @@ from onnxprune.training.network import specialise
 from onnxprune.training.network.agreement import check_agreement
 from onnxprune.training.network.module import Network
 from tests.support.build import model
+from tests.support.kernels import kernels
 
 ROWS = "float[n,6] x"
 HEADS = "float[2,3,5,4] q, float[2,3,4,7] k, float[2,3,7,4] v"
@@ -116,17 +117,6 @@ def test_what_something_else_reads_stays():
     network = Network(small(nodes, w=(6, 6)))
     _, _, program = passed(network, {"x": np.ones((2, 6), np.float32)})
     assert len(program.steps) == 4
-
-
-def kernels(value):
-    """Return the names of all functions behind a value."""
-    waiting, seen = [value.grad_fn], set()
-    while waiting:
-        function = waiting.pop()
-        if function is not None and function not in seen:
-            seen.add(function)
-            waiting += [each for each, _ in function.next_functions]
-    return {type(function).__name__ for function in seen}
 
 
 @pytest.mark.parametrize("op", ["y = Clip(a, low, high)", "y = HardSigmoid(a)"])

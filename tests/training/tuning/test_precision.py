@@ -9,10 +9,13 @@ import torch
 
 from onnxprune.graph.files.read import load
 from onnxprune.training.network.module import Network
+from onnxprune.training.operators import attention
+from onnxprune.training.operators.attention import attend
 from onnxprune.training.operators.convolution import conv
 from onnxprune.training.settings import make_tune_options
 from onnxprune.training.tuning.precision import autocast, faster, seconds_of
 from tests.support.build import model
+from tests.support.kernels import kernels
 
 
 @pytest.mark.parametrize(
@@ -70,6 +73,34 @@ def test_convolutions_of_narrow_groups_are_in_single_precision_on_the_processor(
     assert given.dtype == dtype
     wanted = torch.nn.functional.conv2d(a.bfloat16().float(), w, padding=1, groups=4)
     torch.testing.assert_close(given.float(), wanted, rtol=0.05, atol=0.05)
+
+
+def attended(bias, half):
+    shapes = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 5, 8, generator=shapes).requires_grad_() for heads in (4, 2, 2))
+    with autocast("bfloat16" if half else "float32", "cpu"):
+        result = attend(q, k, v, 0.5, bias)
+    return result, torch.autograd.grad(result.float().square().sum(), (q, k, v))
+
+
+@pytest.mark.parametrize("bias", [None, torch.triu(torch.full((5, 5), -math.inf), 1)], ids=["all", "earlier"])
+def test_attention_is_computed_in_parts_in_half_precision_on_the_processor(bias, monkeypatch):
+    given, gradients = attended(bias, half=True)
+    wanted, expected = attended(bias, half=False)
+    assert given.dtype == torch.bfloat16
+    assert "FlashAttention" not in kernels(given)
+    assert "FlashAttention" in kernels(wanted)
+    for one, other in zip((given, *gradients), (wanted, *expected), strict=True):
+        torch.testing.assert_close(one.float(), other, rtol=0.05, atol=0.1)
+    monkeypatch.setattr(attention, "_MOST_PAIRS", 24)
+    assert "FlashAttention" in kernels(attended(bias, half=True)[0])  # longer texts would take much memory
+
+
+def test_a_query_that_sees_no_key_spreads_nothing_that_is_not_finite():
+    bias = torch.zeros(5, 5)
+    bias[3] = -math.inf
+    given, gradients = attended(bias, half=True)
+    assert all(bool(torch.isfinite(each).all()) for each in (given, *gradients))
 
 
 def test_angles_of_positions_that_are_inputs_are_in_single_precision():
