@@ -144,6 +144,7 @@ fuse([f"Add(Mul(Div(Sub(x, ReduceMean(x)), Sqrt(Add(ReduceMean({square}), EPS)))
 fuse([f"MatMul(Softmax({scores}), v)" for scores in _SCORES],  _attended, _is_attention)
 fuse([f"MatMul(Softmax(Add({scores}, m)), v)" for scores in _SCORES], _masked, _is_attention)
 fuse("Add(MatMul(x, w), b)",                                   lambda x, w, b: F.linear(x, w.t(), b), _is_linear)
+fuse("Pow(x, 2)",                                              lambda x: torch.square(x))
 # fmt: on
 
 

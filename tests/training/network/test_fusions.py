@@ -42,6 +42,7 @@ CASES = {
         {"zero": np.float32(0), "three": np.float32(3), "six": np.float32(6)},
     ),
     "clip": (("a = MatMul(x, w)", "y = Clip(a, low, high)"), {"low": np.float32(-0.5), "high": np.float32(0.5)}),
+    "square": (("a = MatMul(x, w)", "y = Pow(a, two)"), {"two": np.float32(2)}),
     "linear": (("a = MatMul(x, w)", "y = Add(b, a)"), {"b": (6,)}),
     "layer-norm": (
         ("a = MatMul(x, w)", "m = ReduceMean<axes=[-1]>(a)", "d = Sub(a, m)", "p = Pow(d, two)",
