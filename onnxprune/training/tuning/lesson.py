@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from onnxprune.training.tuning.learner import check_learns
 from onnxprune.training.tuning.losses import FEATURES, Objective, Seen, Values, objective, usual_losses
 from onnxprune.training.tuning.order import Order, deciding, held_out, order_of, parts_of
 from onnxprune.training.tuning.places import Place, places_of, shape_after
+from onnxprune.training.tuning.precision import AUTO, HALF, SINGLE, autocast
 from onnxprune.training.tuning.processes import ALONE, Processes
 from onnxprune.training.tuning.teacher import Teacher, cut_outputs, teacher_of
 from onnxprune.training.tuning.written import WRITTEN, Draft, Scores, Text, Writer, check_writes
@@ -192,7 +194,7 @@ def lesson_of(
     lesson = Lesson(
         network, follow, aim, metric, losses, places, train, held, augment, writer, unwritten, penalty, processes
     )
-    return replace(lesson, unseen=unseen, kept=_kept(lesson, first, labels) // first.size)
+    return replace(lesson, unseen=unseen, kept=_kept(lesson, first, labels, options.precision) // first.size)
 
 
 def _unwritten(losses: Losses) -> Losses:
@@ -354,18 +356,36 @@ def _check_loss(name: str, metric: Metric, data: Data, *, has_teacher: bool, is_
         raise DataError("loss 'labels' needs an array 'labels' of class indices in the data")
 
 
-def _kept(lesson: Lesson, first: Piece, labels: Array | None) -> int:
+def _kept(lesson: Lesson, first: Piece, labels: Array | None, precision: str | None) -> int:
+    """Return the bytes that a run keeps for its backward pass in a precision, or in the one that keeps more.
+
+    Raises:
+        OptionError: when the loss has no gradient.
+    """
+    if precision != AUTO:
+        return _kept_in(precision or SINGLE, lesson, first, labels)
+    kept = _kept_in(SINGLE, lesson, first, labels)
+    with contextlib.suppress(Exception):  # what cannot be run in half precision is not chosen, see `seconds_of`
+        kept = max(kept, _kept_in(HALF, lesson, first, labels))
+    return kept
+
+
+def _kept_in(precision: str, lesson: Lesson, first: Piece, labels: Array | None) -> int:
     """Return the bytes that a run keeps for its backward pass, without weights; make sure that there is one."""
-    own = {weight.untyped_storage().data_ptr() for weight in lesson.network.weights.values()}
+    weights = lesson.network.weights.values()
+    own = {weight.untyped_storage().data_ptr() for weight in weights}
+    shapes = {shape for weight in weights for shape in (weight.shape, weight.shape[::-1])}  # copies in half precision
     kept = dict[int, int]()  # by address: values that several nodes read are there once
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        is_copy = tensor.dtype == torch.bfloat16 and tensor.shape in shapes
+        if storage.data_ptr() not in own and not is_copy:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with torch.enable_grad(), hooks, autocast(precision, lesson.network.device.type):
         losses = lesson.objective(lesson.seen(first, labels, lesson.objective))
     if not losses.requires_grad:
         names = ", ".join(repr(name) for name in lesson.objective.student)

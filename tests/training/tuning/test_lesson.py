@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from onnxprune.commands.steps.tune_cut import kept_by_report
 from onnxprune.dependency.groups import groups
@@ -178,6 +179,38 @@ def test_a_step_is_run_in_parts_where_samples_leave_much_for_the_backward_pass(m
     assert task.order(options).steps_of_epoch == 2
     whole = dataclasses.replace(options, accumulate=2)
     assert [len(rows) for rows in task.order(whole).at(0)] == [16] * 2
+
+
+ATTENTION = model(
+    "q = MatMul(x, wq)\nk = MatMul(x, wk)\nt = Transpose<perm=[0,1,3,2]>(k)\nv = MatMul(x, wv)\ns = MatMul(q, t)\n"
+    "p = Softmax(s)\ny = MatMul(p, v)",
+    x="float[n,2,64,8] x", y="float[n,2,64,8] y", opset=17, wq=(8, 8), wk=(8, 8), wv=(8, 8),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("precision", "has_scores"), [("float32", False), ("bfloat16", True), ("auto", True)])
+def test_what_a_sample_leaves_is_counted_in_the_precision_of_the_steps(precision, has_scores):
+    """In half precision attention is computed in parts, whose scores of all pairs the backward pass needs."""
+    samples = {"x": np.ones((64, 2, 64, 8), np.float32)}
+    task, _ = lesson(small=ATTENTION, teacher=ATTENTION, data=samples, loss={"mse": 1}, precision=precision)
+    scores = 2 * 64 * 64 * 4
+    assert (task.kept > scores) == has_scores
+    assert task.kept < 3 * scores
+
+
+def strict(student, teacher, feeds, labels):
+    if student["y"].dtype != torch.float32:
+        raise TypeError("single precision alone")
+    return (student["y"] - teacher["y"]).square().mean()
+
+
+def test_a_loss_that_fails_in_half_precision_is_counted_in_single_precision():
+    samples = {"x": np.ones((64, 2, 64, 8), np.float32)}
+    given = {"small": ATTENTION, "teacher": ATTENTION, "data": samples, "loss": {f"{__name__}:strict": 1}}
+    task, _ = lesson(**given, precision="auto")
+    assert task.kept == lesson(**given)[0].kept
+    with pytest.raises(TypeError, match="single precision alone"):
+        lesson(**given, precision="bfloat16")
 
 
 def test_a_device_that_is_not_here(monkeypatch):
