@@ -46,7 +46,7 @@ from onnxprune.training.tuning.processes import helper_name, helps
     help="Steps that learn from a text that was written.",
 )
 @click.option("--rate", type=float, help="Learning rate [default: by a range test].")
-@click.option("--batch", type=int, default=32, show_default=True, help="Samples of a step.")
+@click.option("--batch", type=int, help="Samples of a step.  [default: 32; of texts fewer, 4 at least]")
 @click.option("--accumulate", type=int, metavar="N", help="Parts a step is run in. [default: so that each takes 2 GiB]")
 @click.option(
     "--precision",

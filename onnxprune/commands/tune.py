@@ -304,7 +304,7 @@ def _tune(request: TuneRequest, progress: Progress, publish: Publish) -> Result:
                 after=after,
                 teacher=learned.teacher,
                 options=options,
-                lesson=lesson_values(lesson, options.slim),
+                lesson=lesson_values(lesson, options),
                 outcome=learned.outcome.to_dict(),
                 gap=gap,
                 sides=sides,

@@ -46,7 +46,7 @@ class TuneOptions:
     words: int = 32  # that the student goes on from each text, for the loss "written"
     reuse: int = 8  # steps that each text which the student has written is learned from
     rate: float | None = None  # learning rate; None: by a range test
-    batch: int = 32  # samples of a step
+    batch: int | None = None  # samples of a step; None: 32, fewer where outputs have many places, see `batch_of`
     accumulate: int | None = None  # parts in which a step is run, one after the other; None: by memory
     precision: str | None = None  # of PRECISIONS; None: auto, the faster one here, where a time is given, else float32
     segments: int = 1  # parts of the network that are computed again instead of being kept
@@ -80,7 +80,7 @@ class TuneOptions:
             words=_at_most("words", check.count("words", self.words, 1), MOST_WORDS),
             reuse=_at_most("reuse", check.count("reuse", self.reuse, 1), MOST_REUSE),
             rate=None if self.rate is None else check.positive("rate", self.rate),
-            batch=check.count("batch", self.batch, 1),
+            batch=None if self.batch is None else check.count("batch", self.batch, 1),
             accumulate=None if self.accumulate is None else check.count("accumulate", self.accumulate, 1),
             precision=check.choice("precision", self._precision, PRECISIONS),
             segments=check.count("segments", self.segments, 1),

@@ -19,7 +19,7 @@ from onnxprune.graph.shapes.probe import settled
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress
 from onnxprune.training.settings import TuneOptions
-from onnxprune.training.tuning.order import held_out, order_of
+from onnxprune.training.tuning.order import batch_of, held_out, order_of
 
 # Better numbers for weights, and what reports on them once they are written.
 Taught: TypeAlias = tuple[Mapping[str, Array], Callable[[Path], dict[str, Any]]]
@@ -41,8 +41,9 @@ def in_steps(options: TuneOptions, prepared: PreparedModel) -> TuneOptions:
     if options.epochs is None or prepared.tuning_data is None:
         return options
     learned, _ = held_out(prepared.tuning_data)
-    order = order_of(learned, options.batch, options.accumulate or 1, options.seed)
-    return replace(options, epochs=None, steps=options.epochs * order.steps_of_epoch)
+    batch = batch_of(options.batch, 1)  # how many places outputs have is not known yet
+    order = order_of(learned, batch, options.accumulate or 1, options.seed)
+    return replace(options, epochs=None, steps=options.epochs * order.steps_of_epoch, batch=batch)
 
 
 def improver(prepared: PreparedModel, tuning: Tuning, progress: Progress) -> Improve:
@@ -95,7 +96,7 @@ def taught(model: Model, data: Data, tuning: Tuning, progress: Progress, *, is_m
     def report(path: Path) -> dict[str, Any]:
         gap = proven(lesson, path, contents, progress)
         proof = {"passed": True, "max_rel_diff": gap}
-        values = {"options": tuning.options.to_dict(), "lesson": lesson_values(lesson, tuning.options.slim)}
+        values = {"options": tuning.options.to_dict(), "lesson": lesson_values(lesson, tuning.options)}
         return {**values, "proof": proof, **outcome.to_dict()}
 
     return contents, report

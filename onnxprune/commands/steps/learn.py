@@ -107,8 +107,9 @@ def _same(one: Model, other: Model, name: str) -> bool:
     )
 
 
-def lesson_values(lesson: Lesson, slim: float | None) -> dict[str, Any]:
-    """Return what was learned from what, as plain values; `slim` is the strength of the penalty on units."""
+def lesson_values(lesson: Lesson, options: TuneOptions) -> dict[str, Any]:
+    """Return what was learned from what, as plain values."""
+    order, slim = lesson.order(options), options.slim
     return {
         "metric": lesson.metric.kind,
         "losses": dict(lesson.losses) | ({} if slim is None else {"slim": slim}),
@@ -117,6 +118,7 @@ def lesson_values(lesson: Lesson, slim: float | None) -> dict[str, Any]:
         "weights": len(lesson.network.weights),
         "samples": lesson.train.count,
         "held_out": lesson.held.count,
+        "batch": order.size * order.runs,
         "device": str(lesson.network.device),
         "processes": lesson.processes.count,
     }

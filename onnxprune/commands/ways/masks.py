@@ -149,7 +149,7 @@ def _learned(  # noqa: PLR0917 - as they follow from one another
     learned = view(stored(model, contents), folder=model.folder)
     values = {
         "options": options.to_dict(),
-        "lesson": lesson_values(lesson, options.slim),
+        "lesson": lesson_values(lesson, options),
         "gates": sum(groups.counts.values()),
         "without": sorted(set(tied) - set(groups.counts)),
         **masks.to_dict(),

@@ -26,7 +26,7 @@ from onnxprune.training.sparse.slim import Penalty, penalty_of
 from onnxprune.training.tuning.augment import Augmenter, augmenter
 from onnxprune.training.tuning.learner import check_learns
 from onnxprune.training.tuning.losses import FEATURES, Objective, Seen, Values, objective, usual_losses
-from onnxprune.training.tuning.order import Order, deciding, held_out, order_of, parts_of
+from onnxprune.training.tuning.order import Order, batch_of, deciding, held_out, order_of, parts_of
 from onnxprune.training.tuning.places import Place, places_of, shape_after
 from onnxprune.training.tuning.precision import AUTO, HALF, SINGLE, autocast
 from onnxprune.training.tuning.processes import ALONE, Processes
@@ -59,12 +59,14 @@ class Lesson:
     penalty: Penalty | None = None  # on the sizes of units, added to the loss
     processes: Processes = ALONE  # that learn together
     unseen: Data | None = None  # held-out samples that decide nothing: both models are compared on them in the end
+    scored: int = 1  # places (words, pixels) of the outputs of a sample, about
     kept: int = 0  # bytes that a sample leaves for the backward pass, about
 
     def order(self, options: TuneOptions) -> Order:
         """Return the order in which samples are learned from; without a number of parts, memory decides it."""
-        parts = options.accumulate or parts_of(min(options.batch, self.train.count), self.kept)
-        return order_of(self.train, options.batch, parts, options.seed)
+        batch = batch_of(options.batch, self.scored)
+        parts = options.accumulate or parts_of(min(batch, self.train.count), self.kept)
+        return order_of(self.train, batch, parts, options.seed)
 
     def seen(
         self,
@@ -177,7 +179,7 @@ def lesson_of(
     pair = _Pair(network, teacher, follow, first, kept)
     metric = pair.metric(data, held, options)
     labels = None if held.labels is None else held.labels[: first.samples]
-    held, unseen = deciding(held, pair.places_of_outputs(metric))
+    held, unseen = deciding(held, scored := pair.places_of_outputs(metric))
     losses, places = pair.aims(metric, train, options)
     augment = augmenter(
         options.augment,
@@ -194,7 +196,8 @@ def lesson_of(
     lesson = Lesson(
         network, follow, aim, metric, losses, places, train, held, augment, writer, unwritten, penalty, processes
     )
-    return replace(lesson, unseen=unseen, kept=_kept(lesson, first, labels, options.precision) // first.size)
+    kept_bytes = _kept(lesson, first, labels, options.precision) // first.size
+    return replace(lesson, unseen=unseen, scored=scored, kept=kept_bytes)
 
 
 def _unwritten(losses: Losses) -> Losses:

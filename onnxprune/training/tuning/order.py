@@ -17,6 +17,7 @@ from onnxprune.graph.tensors import Array
 _BLOCKS = 4  # that held-out samples are taken in: neighbours are often views of one photo
 _HELD, _MOST_HELD = 8, 512  # one sample in so many is held out, but no more than that
 _RUN = 2**31  # bytes that a run may keep for its backward pass
+_USUAL, _LEAST, _LEARNED = 32, 4, 512  # samples of a step, and places of outputs that a step learns from
 _PLACES, _FEWEST = 2**14, 64  # of the outputs that decide; samples that do, however many places each of them has
 
 
@@ -110,6 +111,21 @@ class Order:
     def _last(self) -> dict[int, list[Array]]:
         """The runs of the epoch that was drawn last."""
         return {}
+
+
+def batch_of(asked: int | None, places: int) -> int:
+    """Return the samples of a step.
+
+    Where each has many places (words, pixels), few of them make a good gradient, and more steps fit into a time.
+
+    Args:
+        asked: what was asked for; None: the usual number.
+        places: of the outputs of one sample, each of which is learned from.
+
+    >>> batch_of(None, 1), batch_of(None, 64), batch_of(None, 128), batch_of(None, 10_000), batch_of(16, 10_000)
+    (32, 8, 4, 4, 16)
+    """
+    return asked or min(_USUAL, max(_LEAST, _LEARNED // places))
 
 
 def parts_of(batch: int, kept: int) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from onnxprune.commands.steps.learn import lesson_values
 from onnxprune.commands.steps.tune_cut import kept_by_report
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
@@ -226,3 +227,13 @@ def test_kept_indices_are_of_all_axes():
     mask = np.arange(group.units) % 2 == 0
     kept = kept_of(traced, {group.atom: mask}, ["a", "c"])
     assert [indices.tolist() for axes in kept.values() for indices in axes.values()] == [list(range(0, group.units, 2))]
+
+
+@pytest.mark.parametrize(("batch", "wanted"), [(None, 8), (16, 16)])
+def test_of_outputs_with_many_places_fewer_samples_make_a_step(batch, wanted):
+    words = model("y = MatMul(x, w)", x="float[n,64,8] x", y="float[n,64,100] y", w=(8, 100))
+    task, options = lesson(
+        small=words, teacher=words, data={"x": np.ones((64, 64, 8), np.float32)}, loss={"mse": 1}, batch=batch
+    )
+    assert [len(rows) for rows in task.order(options).at(0)] == [wanted]
+    assert lesson_values(task, options)["batch"] == wanted
