@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from onnx import TensorProto
 
 from onnxprune.graph.model import Node
 from onnxprune.training.network.program import Step
@@ -25,6 +26,7 @@ from onnxprune.training.operators.table import clipped
 
 Tensor = torch.Tensor
 _EITHER = frozenset(("Add", "Mul"))  # operators whose inputs may be swapped
+_FLOATS = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE))
 _CLOSE = 1e-3  # numbers of half precision are no closer to what they stand for
 Bound = dict[str, Any]  # by the letter: the name of a value, or a number
 
@@ -79,7 +81,20 @@ def fuse(patterns: str | Sequence[str], compute: Callable[..., Any], fits: Check
 
 
 def _is_linear(found: Found) -> bool:
-    return found.rank("x") >= 2 and found.rank("w") == 2 and found.rank("b") == 1
+    is_matrix = found.rank("x") >= 2 and found.rank("w") == 2 and found.rank("b") == 1
+    return is_matrix and found.shapes[found.bound["w"]][0] > 1  # an outer product is exact in every precision
+
+
+def _is_of_floats(found: Found) -> bool:
+    """Whether what has bounds are floats: integers that are quantized pass their gradient on at a bound, too."""
+    (clip,) = found.all("Clip")
+    kind: int = next((kind for kind in clip.kinds if kind), 0)
+    return kind in _FLOATS
+
+
+def _is_square(found: Found) -> bool:
+    (power,) = found.all("Pow")
+    return found.bound["E"] == 2 and len(found.shapes.get(power.inputs[1], ())) <= found.rank("x")
 
 
 def _is_last(found: Found) -> bool:
@@ -111,8 +126,7 @@ def _sixth(found: Found) -> bool:
 def _attended(q: Tensor, k: Tensor, v: Tensor, m: Tensor | None = None, **scales: float) -> Tensor:
     """The keys arrive with their dims in front of their positions."""
     scale = math.prod(1 / value if name.startswith("D") else value for name, value in scales.items())
-    mask = None if m is None else m.expand(*q.shape[:-1], k.shape[-1])
-    return attend(q, k.transpose(-1, -2), v, scale, mask)
+    return attend(q, k.transpose(-1, -2), v, scale, m)
 
 
 def _masked(q: Tensor, k: Tensor, m: Tensor, v: Tensor, **scales: float) -> Tensor:
@@ -129,7 +143,7 @@ def _normalised(x: Tensor, w: Tensor, b: Tensor, EPS: float) -> Tensor:  # noqa:
 _ERF   = ("Erf(Div(x, 1.41421356))", "Erf(Mul(x, 0.70710678))")
 _TANH  = ("Tanh(Mul(Add(x, Mul(Pow(x, 3), 0.044715)), 0.79788456))", "Tanh(Mul(Add(x, Mul(Mul(Mul(x, x), x), 0.044715)), 0.79788456))")
 _GATED = ("Mul(Mul(x, Add({0}, 1)), 0.5)", "Mul(x, Mul(Add({0}, 1), 0.5))", "Mul(Mul(x, 0.5), Add({0}, 1))")
-_HARD  = ("Div(Mul(x, Clip(Add(x, 3), 0, 6)), 6)", "Mul(x, Div(Clip(Add(x, 3), 0, 6), 6))", "Mul(Mul(x, Clip(Add(x, 3), 0, 6)), 0.16666667)")
+_HARD  = ("Div(Mul(x, Clip(Add(x, 3), 0, 6)), 6)", "Mul(x, Div(Clip(Add(x, 3), 0, 6), 6))", "Mul(Mul(x, Clip(Add(x, 3), 0, 6)), 0.16666667)", "Mul(x, Mul(Clip(Add(x, 3), 0, 6), 0.16666667))")
 _SQUARE = ("Pow(Sub(x, ReduceMean(x)), 2)", "Mul(Sub(x, ReduceMean(x)), Sub(x, ReduceMean(x)))")
 _SCORES = ("MatMul(Mul(q, S), Mul(k, T))", "Div(MatMul(q, k), D)", "Mul(MatMul(q, k), S)", "MatMul(Mul(q, S), k)", "MatMul(Div(q, D), k)", "MatMul(q, k)")
 
@@ -138,13 +152,13 @@ fuse([each.format(tanh) for each in _GATED for tanh in _TANH], lambda x: F.gelu(
 fuse("Mul(x, Sigmoid(x))",                                     lambda x: F.silu(x))
 fuse("Mul(x, HardSigmoid(x))",                                 lambda x: F.hardswish(x), _sixth)
 fuse(_HARD,                                                    lambda x: F.hardswish(x))
-fuse("Clip(x, LOW, HIGH)",                                     lambda x, LOW, HIGH: clipped(x, LOW, HIGH))  # noqa: N803
+fuse("Clip(x, LOW, HIGH)",                                     lambda x, LOW, HIGH: clipped(x, LOW, HIGH), _is_of_floats)  # noqa: N803
 fuse("Mul(x, Tanh(Softplus(x)))",                              lambda x: F.mish(x))
 fuse([f"Add(Mul(Div(Sub(x, ReduceMean(x)), Sqrt(Add(ReduceMean({square}), EPS))), w), b)" for square in _SQUARE], _normalised, _is_last)
 fuse([f"MatMul(Softmax({scores}), v)" for scores in _SCORES],  _attended, _is_attention)
 fuse([f"MatMul(Softmax(Add({scores}, m)), v)" for scores in _SCORES], _masked, _is_attention)
 fuse("Add(MatMul(x, w), b)",                                   lambda x, w, b: F.linear(x, w.t(), b), _is_linear)
-fuse("Pow(x, 2)",                                              lambda x: torch.square(x))
+fuse("Pow(x, E)",                                              lambda x, E: torch.square(x), _is_square)  # noqa: N803
 # fmt: on
 
 

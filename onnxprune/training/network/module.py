@@ -148,16 +148,17 @@ class Network(torch.nn.Module):
         """Return what runs a node; the values that its bodies read come behind its inputs."""
         bodies = {body.attribute: body for body in node.bodies}
         if not bodies:
-            kinds = [self._kind(name) for name in node.inputs]
-            return Step(str(node), registry.bound(node, attributes_of(node), {}, kinds), node.inputs, node.outputs)
+            kinds = tuple(self._kind(name) for name in node.inputs)
+            compute = registry.bound(node, attributes_of(node), {}, kinds)
+            return Step(str(node), compute, node.inputs, node.outputs, kinds=kinds)
         count = len(node.inputs)
 
-        def compute(*values: Any) -> Any:
+        def compute_bodies(*values: Any) -> Any:
             outer = dict(zip(node.captured, values[count:], strict=True))
             run = {name: self._body(body, outer) for name, body in bodies.items()}
             return registry.bound(node, attributes_of(node), run)(*values[:count])
 
-        return Step(str(node), compute, (*node.inputs, *node.captured), node.outputs)
+        return Step(str(node), compute_bodies, (*node.inputs, *node.captured), node.outputs)
 
     def _kind(self, name: str) -> int:
         """Return the element type of a value; 0 where the file states it neither there nor in another shape."""

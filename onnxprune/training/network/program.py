@@ -29,6 +29,7 @@ class Step:
     outputs: tuple[str, ...]
     released: tuple[str, ...] = ()  # values that no later step reads
     node: Node | None = None  # whose step this is; None where one step runs several nodes
+    kinds: tuple[int, ...] = ()  # element types of its inputs in the file, 0 where unknown
 
     @property
     def reads(self) -> tuple[str, ...]:

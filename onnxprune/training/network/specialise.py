@@ -102,7 +102,7 @@ class _Run:
         flowing = any(slot in sizes and name in self.flows for slot, name in enumerate(step.inputs))
         if flowing or (line and line.is_open) or any(name in self.is_open for name in step.inputs):
             self.is_open.update(step.outputs)
-        self.steps.append(Step(step.place, step.compute, names, step.outputs, node=node))
+        self.steps.append(Step(step.place, step.compute, names, step.outputs, node=node, kinds=step.kinds))
 
     def _name(self, name: str, *, on_host: bool) -> str:
         """Return the name under which a step finds a value; sizes stay on the host."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from onnxprune.training.operators.registry import op
 
 Tensor = torch.Tensor
-_NARROW = 2  # channels of a group: the CPU is up to 30 times slower in half precision, backward
+_NARROW = 2  # channels of a group: larger kernels and strides take several times as long in half precision there
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -56,9 +56,14 @@ def conv(
     if front != behind:
         a, front = padded(a, front, behind), [0] * rank
     if group > 1 and w.shape[1] <= _NARROW and a.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        a, w, b = _single(a), _single(w), None if b is None else _single(b)
         with torch.autocast("cpu", enabled=False):
-            return _CONV[rank](a.float(), w, b, steps, front, spread, group)
+            return _CONV[rank](a, w, b, steps, front, spread, group)
     return _CONV[rank](a, w, b, steps, front, spread, group)
+
+
+def _single(a: Tensor) -> Tensor:
+    return a.float() if a.dtype in (torch.bfloat16, torch.float16) else a
 
 
 @op("ConvTranspose", weights=(1, 2))

@@ -39,7 +39,7 @@ line("Sum",             lambda *a: _folded(torch.add, a), scales=range(9), passe
 line("Mean",            lambda *a: _folded(torch.add, a) / len(a))
 line("Max",             lambda *a: _folded(torch.maximum, a))
 line("Min",             lambda *a: _folded(torch.minimum, a))
-line("Clip",            lambda a, *, min=-math.inf, max=math.inf: clipped(a, min, max))
+line("Clip",            lambda a, *, min=-math.inf, max=math.inf: clipped(a, min, max) if max - min < math.inf else torch.clamp(a, min, max))
 line("Clip",            lambda a, low=None, high=None: _clamped(a, low, high), since=11)
 line("Det",             torch.det)
 line("Sin",             torch.sin)
@@ -93,7 +93,7 @@ line("BitShift",        lambda a, b, *, direction: a << b if direction == "LEFT"
 line("Where",           torch.where,                                                     scales=(1, 2))
 
 # products
-line("MatMul",          lambda a, b: _product(a, b), weights=(0, 1))
+line("MatMul",          lambda a, b: product(a, b), weights=(0, 1))
 line("Einsum",          lambda *a, equation: torch.einsum(equation.replace(" ", ""), *a), weights=range(9))
 
 # types
@@ -116,12 +116,12 @@ def _folded(pair: object, tensors: tuple[Tensor, ...]) -> Tensor:
 
 
 def clipped(a: Tensor, low: float, high: float) -> Tensor:
-    """Return numbers within bounds that are known; the upper one wins.
+    """Return floats within bounds that are known; the upper one wins.
 
     The kernel for the derivative of `torch.clamp` takes eight times as long on the CPU. Where a number is a bound, the
     derivative is 0 here, as that of ReLU is at 0.
     """
-    return F.hardtanh(a, low, high) if a.is_floating_point() and low <= high else torch.clamp(a, low, high)
+    return F.hardtanh(a, low, high) if low <= high else torch.clamp(a, low, high)
 
 
 def _clamped(a: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
@@ -131,10 +131,13 @@ def _clamped(a: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
     return torch.clamp(a, None if low is None else low.reshape(()), None if high is None else high.reshape(()))
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Nothing is summed in an outer product, which is how exporters write angles of positions: autocast leaves it."""
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return the product of matrices; one in which nothing is summed is not computed in half precision.
+
+    Exporters write angles of positions so, and bfloat16 cannot tell positions above 256 apart.
+    """
     is_outer = a.dim() > 1 and b.dim() > 1 and a.shape[-1] == 1 == b.shape[-2]
-    return a * b if is_outer else torch.matmul(a, b)
+    return a * b if is_outer and torch.is_autocast_enabled(a.device.type) else torch.matmul(a, b)
 
 
 def _infinite(a: Tensor, negative: int, positive: int) -> Tensor:
@@ -164,8 +167,9 @@ def gemm(
 ) -> Tensor:  # fmt: skip
     """Return alpha A B + beta C."""
     left = a.t() if transA else a
-    if alpha == beta == 1.0 and c is not None and c.dim() == 1 and left.is_floating_point():
+    is_usual = alpha == beta == 1.0 and c is not None and c.dim() == 1 and left.is_floating_point()
+    if is_usual and left.shape[-1] > 1:
         return F.linear(left, b if transB else b.t(), c)
-    product = left @ (b.t() if transB else b)
-    product = product if alpha == 1.0 else alpha * product
-    return product if c is None else product + (c if beta == 1.0 else beta * c)
+    result = product(left, b.t() if transB else b)
+    result = result if alpha == 1.0 else alpha * result
+    return result if c is None else result + (c if beta == 1.0 else beta * c)

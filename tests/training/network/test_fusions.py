@@ -41,6 +41,18 @@ CASES = {
         ("a = MatMul(x, w)", "p = Add(a, three)", "c = Clip(p, zero, six)", "m = Mul(a, c)", "y = Div(m, six)"),
         {"zero": np.float32(0), "three": np.float32(3), "six": np.float32(6)},
     ),
+    "hard-swish-of-keras": (
+        ("a = MatMul(x, w)", "p = Add(a, three)", "c = Clip(p, zero, six)", "m = Mul(c, sixth)", "y = Mul(a, m)"),
+        {"zero": np.float32(0), "three": np.float32(3), "six": np.float32(6), "sixth": np.float32(1 / 6)},
+    ),
+    "hard-swish-divided-first": (
+        ("a = MatMul(x, w)", "p = Add(a, three)", "c = Clip(p, zero, six)", "m = Div(c, six)", "y = Mul(a, m)"),
+        {"zero": np.float32(0), "three": np.float32(3), "six": np.float32(6)},
+    ),
+    "hard-swish-multiplied-last": (
+        ("a = MatMul(x, w)", "p = Add(a, three)", "c = Clip(p, zero, six)", "m = Mul(a, c)", "y = Mul(m, sixth)"),
+        {"zero": np.float32(0), "three": np.float32(3), "six": np.float32(6), "sixth": np.float32(1 / 6)},
+    ),
     "clip": (("a = MatMul(x, w)", "y = Clip(a, low, high)"), {"low": np.float32(-0.5), "high": np.float32(0.5)}),
     "square": (("a = MatMul(x, w)", "y = Pow(a, two)"), {"two": np.float32(2)}),
     "linear": (("a = MatMul(x, w)", "y = Add(b, a)"), {"b": (6,)}),
@@ -133,6 +145,51 @@ def test_an_older_clip_has_its_bounds_as_attributes():
     feeds = {"x": np.linspace(-2, 2, 24, dtype=np.float32).reshape(4, 6)}
     check_agreement(network, feeds)
     assert "HardtanhBackward0" in kernels(network(feeds)["y"])
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+def test_whole_numbers_that_are_clipped_stay_whole(kind):
+    """2 ** 24 + 1 is no float, and integers are divided towards zero."""
+    number = {"int32": 6, "int64": 7}[kind]
+    proto = model(
+        "c = Clip(k, low, high)", "h = Div(c, two)", f"i = Cast<to={number}>(x)", "y = Add(h, i)",
+        x=f"{kind}[n] k, float[n] x", y=f"{kind}[n] y", opset=17, low=np.array(0, kind),
+        high=np.array(2**24 + 3, kind), two=np.array(2, kind),
+    )  # fmt: skip
+    feeds = {"k": np.array([-3, 1, 7, 2**24 + 1, 2**30], kind), "x": np.zeros(5, np.float32)}
+    (given,) = Network(load(proto), learns=False)(feeds).values()
+    assert given.dtype == getattr(torch, kind)
+    assert given.tolist() == [0, 0, 3, 2**23, 2**23 + 1]
+
+
+def test_bounds_of_quantized_numbers_pass_the_gradient_on():
+    """They are integers in the file and floats here, and most of them stand at a bound."""
+    nodes = ("a = MatMul(x, w)", "q = QuantizeLinear(a, scale, zero)", "c = Clip(q, low, high)",
+             "y = DequantizeLinear(c, scale, zero)")  # fmt: skip
+    ends = {"low": np.int8(-1), "high": np.int8(1), "zero": np.int8(0), "scale": np.float32(1)}
+    network = Network(small(nodes, w=np.eye(6, dtype=np.float32), **ends))
+    network({"x": np.full((2, 6), 1.2, np.float32)})["y"].sum().backward()  # rounded to 1, which is a bound
+    assert float(network.weights["w"].grad.abs().min()) > 0
+
+
+def test_a_lower_bound_above_the_upper_one():
+    nodes = ("a = MatMul(x, w)", "y = Clip(a, low, high)")
+    network = Network(small(nodes, w=(6, 6), low=np.float32(0.5), high=np.float32(-0.5)))
+    given = network({"x": np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)})["y"]
+    assert (given == -0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("exponent", "axes"), [(np.float32(2.0015), "n,6"), (np.full((1, 1, 1), 2, np.float32), "1,n,6")]
+)
+def test_a_power_that_is_no_square_of_the_same_shape_stays(exponent, axes):
+    nodes = ("a = MatMul(x, w)", "b = Abs(a)", "y = Pow(b, two)")
+    network = Network(load(model(*nodes, x=ROWS, y=f"float[{axes}] y", opset=17, w=(6, 6), two=exponent)))
+    feeds = {"x": 100 * np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)}
+    check_agreement(network, feeds)
+    given = network(feeds)["y"]
+    assert given.dim() == axes.count(",") + 1
+    assert "PowBackward1" in kernels(given)
 
 
 def test_a_clip_of_one_bound_and_of_whole_numbers_stays_what_it_is():

@@ -75,6 +75,24 @@ def test_convolutions_of_narrow_groups_are_in_single_precision_on_the_processor(
     torch.testing.assert_close(given.float(), wanted, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kernels_that_are_made_on_the_way_are_in_single_precision_too(dtype):
+    a, w, b = torch.randn(1, 4, 6, 6, dtype=dtype), torch.randn(4, 4, dtype=dtype), torch.randn(4, dtype=dtype)
+    with autocast("bfloat16", "cpu"):
+        kernel, bias = (w @ w)[..., None, None].expand(4, 4, 3, 3)[:, :1], b if dtype == torch.float64 else b.bfloat16()
+        given = conv(a, kernel, bias, group=4, pads=(1, 1, 1, 1))
+    assert given.dtype == dtype
+
+
+@pytest.mark.parametrize("nodes", [("m = MatMul(u, v)", "y = Add(m, b)"), ("y = Gemm(u, v, b)",)], ids=["sum", "gemm"])
+def test_an_outer_product_with_a_bias_is_in_single_precision(nodes):
+    proto = model(*nodes, x="float[n,1] u", y="float[n,4] y", opset=17, v=(1, 4), b=(4,))
+    network, feeds = Network(load(proto)), {"u": np.arange(700, 1000, dtype=np.float32)[:, None]}
+    with autocast("bfloat16", "cpu"):
+        given = network(feeds)["y"]
+    torch.testing.assert_close(given, network(feeds)["y"], rtol=1e-6, atol=1e-5)
+
+
 def attended(bias, half):
     shapes = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, heads, 5, 8, generator=shapes).requires_grad_() for heads in (4, 2, 2))
@@ -96,11 +114,14 @@ def test_attention_is_computed_in_parts_in_half_precision_on_the_processor(bias,
     assert "FlashAttention" in kernels(attended(bias, half=True)[0])  # longer texts would take much memory
 
 
-def test_a_query_that_sees_no_key_spreads_nothing_that_is_not_finite():
+@pytest.mark.parametrize("half", [False, True])
+def test_a_query_that_sees_no_key_gets_zeros_and_spreads_nothing_that_is_not_finite(half):
     bias = torch.zeros(5, 5)
     bias[3] = -math.inf
-    given, gradients = attended(bias, half=True)
-    assert all(bool(torch.isfinite(each).all()) for each in (given, *gradients))
+    given, gradients = attended(bias, half=half)
+    assert not given[:, :, 3].any()
+    assert given[:, :, 2].all()
+    assert all(bool(torch.isfinite(each).all()) for each in gradients)
 
 
 def test_angles_of_positions_that_are_inputs_are_in_single_precision():
