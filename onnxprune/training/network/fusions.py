@@ -16,17 +16,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from onnx import TensorProto
 
 from onnxprune.graph.model import Node
 from onnxprune.training.network.program import Step
 from onnxprune.training.operators.attention import attend
 from onnxprune.training.operators.registry import operator
 from onnxprune.training.operators.table import clipped
+from onnxprune.training.operators.types import torch_type
 
 Tensor = torch.Tensor
 _EITHER = frozenset(("Add", "Mul"))  # operators whose inputs may be swapped
-_FLOATS = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE))
 _CLOSE = 1e-3  # numbers of half precision are no closer to what they stand for
 Bound = dict[str, Any]  # by the letter: the name of a value, or a number
 
@@ -89,7 +88,7 @@ def _is_of_floats(found: Found) -> bool:
     """Whether what has bounds are floats: integers that are quantized pass their gradient on at a bound, too."""
     (clip,) = found.all("Clip")
     kind: int = next((kind for kind in clip.kinds if kind), 0)
-    return kind in _FLOATS
+    return kind > 0 and torch_type(kind).is_floating_point
 
 
 def _is_square(found: Found) -> bool:
