@@ -61,8 +61,8 @@ SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
     },
     "photos": {
         "photos": Subject(
-            "efficientnet_lite1.onnx", {"targets": {"macs": 0.5}}, "photos_calibration.npz",
-            "photos_tuning.npz", "photos_eval.npz", 4800, 16, precision="bfloat16",
+            "efficientnet_lite1.onnx", {"targets": {"macs": 0.5}}, "photos_calibration_aug.npz",
+            "photos_tuning.npz", "photos_eval.npz", 4000, 16, precision="bfloat16",
         ),
     },
     "sentences": {

@@ -10,7 +10,7 @@ import numpy as np
 
 from tools.models.real.files import export, run
 from tools.models.real.packages import SEED, installed
-from tools.models.real.photos import Photo, others, pictures, split_photos, stamps, whole_photos
+from tools.models.real.photos import Photo, foolbox_photos, pictures, split_photos, stamps, unlike, whole_photos
 
 SIZE = 240  # pixels of EfficientNet-Lite1's square input
 SHORT_SIDE = 272  # what a whole photo is scaled to before its centre is cut out
@@ -79,11 +79,9 @@ def as_input(views: Sequence[Any]) -> np.ndarray:
 
 def labelled_photos() -> tuple[np.ndarray, np.ndarray]:
     """Return the labelled ImageNet samples of foolbox and their classes, int64."""
-    from PIL import Image
-
-    paths = sorted(installed("foolbox/data").glob("imagenet_*.jpg"))
-    views = [centre_view(Image.open(path).convert("RGB")) for path in paths]
-    return as_input(views), np.array([int(path.stem.split("_")[-1]) for path in paths])
+    photos = list(foolbox_photos())
+    classes = [int(photo.name.removesuffix(".jpg").split("_")[-1]) for photo in photos]
+    return as_input([centre_view(photo.image) for photo in photos]), np.array(classes)
 
 
 def views_of(photo: Photo, scenes: Sequence[Photo], rng: np.random.Generator) -> list[Any]:
@@ -95,6 +93,8 @@ def views_of(photo: Photo, scenes: Sequence[Photo], rng: np.random.Generator) ->
 def tuning_views(photos: Sequence[Photo], more: Sequence[Photo]) -> np.ndarray:
     """Return random views of calibration photos and, as many, of other pictures, mingled."""
     print(f"{len(more)} other pictures")
+    if not more:
+        raise SystemExit("no pictures to tune on: --pictures names a folder without any of 140 pixels and more")
     rng = np.random.default_rng(SEED + 1)
     scenes = [photo for photo in (*photos, *more) if photo.image.mode == "RGB"]
     shown = [part[place % len(part)] for part in (photos, more) for place in range(TUNED // 2)]
@@ -134,7 +134,8 @@ def make_photos(out: Path, stamp_folder: Path, resource_folder: Path, picture_fo
         (out / f"photos_{part}.txt").write_text("".join(f"{photo.name}\n" for photo in photos), encoding="utf-8")
     files["labelled"] = dict(zip(("image", "labels"), labelled_photos(), strict=True))
     if picture_folder is not None:
-        files["tuning"] = {"image": tuning_views(calibration, others(list(pictures(picture_folder)), evaluation))}
+        seen = [*evaluation, *foolbox_photos()]
+        files["tuning"] = {"image": tuning_views(calibration, unlike(list(pictures(picture_folder)), seen))}
     for part, arrays in files.items():
         np.savez_compressed(out / f"photos_{part}.npz", **arrays)
         classes, confidence = classified(out / "efficientnet_lite1.onnx", arrays["image"])
