@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -377,13 +378,17 @@ def _kept_in(precision: str, lesson: Lesson, first: Piece, labels: Array | None)
     """Return the bytes that a run keeps for its backward pass, without weights; make sure that there is one."""
     weights = lesson.network.weights.values()
     own = {weight.untyped_storage().data_ptr() for weight in weights}
-    shapes = {shape for weight in weights for shape in (weight.shape, weight.shape[::-1])}  # copies in half precision
+    copies = Counter(tuple(sorted(weight.shape)) for weight in weights)  # that autocast makes of them, one each
     kept = dict[int, int]()  # by address: values that several nodes read are there once
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        is_copy = tensor.dtype == torch.bfloat16 and tensor.shape in shapes
-        if storage.data_ptr() not in own and not is_copy:
+        storage, shape = tensor.untyped_storage(), tuple(sorted(tensor.shape))
+        if storage.data_ptr() in own or storage.data_ptr() in kept:
+            return tensor
+        if tensor.dtype == torch.bfloat16 and copies[shape]:
+            copies[shape] -= 1
+            own.add(storage.data_ptr())
+        else:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
