@@ -61,12 +61,12 @@ SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
     },
     "photos": {
         "photos": Subject(
-            "efficientnet_lite1.onnx", {"targets": {"macs": 0.5}}, "photos_calibration_aug.npz",
-            "photos_tuning.npz", "photos_eval.npz", 4000, 16, precision="bfloat16",
+            "efficientnet_lite1.onnx", {"targets": {"macs": 0.5}}, "photos_calibration.npz",
+            "photos_tuning.npz", "photos_eval.npz", 4800, 16, precision="bfloat16",
         ),
     },
     "sentences": {
-        "sentences": Subject("minilm.onnx", {"targets": {"macs": 0.5}}, *TEXTS, 3600, 16, precision="bfloat16"),
+        "sentences": Subject("minilm.onnx", {"targets": {"macs": 0.5}}, *TEXTS, 3200, 16, precision="bfloat16"),
     },
     "heads": {
         "heads": Subject(
