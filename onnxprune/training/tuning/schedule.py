@@ -10,8 +10,8 @@ TESTED = 32  # rates that a range test tries
 LOWEST, HIGHEST = 1e-6, 3e-2
 _SMOOTHED = 0.8  # how much of the average the next loss leaves
 _DIVERGED = 0.7  # by which the smoothed logarithm of the loss may rise above its least
-_GAINED = 0.9  # of what the best rate gains: those above the first one that gains so much differ by noise
-_TAKEN = 1.5  # times that rate: the schedule soon leaves it, and smoothing lags behind
+_GAINED = 0.9  # of what the best rate gains: those that gain so much differ by noise
+_TAKEN = 1.5  # times the middle of those rates: the schedule soon leaves it, and smoothing lags behind
 UNTOLD = 0.1  # of the highest rate: what is taken where the loss still falls there, so that the test tells no rate
 WARMED = 20  # steps at least in which the rate rises: the first ones of Adam are as large as the rate, in any direction
 
@@ -50,9 +50,9 @@ def range_test(
     """Return a learning rate, and the smoothed losses that tell it, by rate.
 
     Smith 2017, Cyclical Learning Rates for Training Neural Networks: one step at each rate, until the loss diverges.
-    The rate lies somewhat above the lowest one that gains nearly as much as any: of a network that is nearly right
-    already the curve is flat, and it is led away by rates that noise alone calls best. Of random weights the loss falls
-    to the end: any step is better than none, which says nothing of a whole run.
+    The rate lies somewhat above the middle of those that gain nearly as much as the best one: of a network that is
+    nearly right already the curve is flat, and which of its rates is best is noise. Of random weights the loss falls to
+    the end: any step is better than none, which says nothing of a whole run.
 
     Args:
         loss_at: takes one step at a rate; returns the logarithm of the loss over that of the original weights.
@@ -75,4 +75,5 @@ def range_test(
     if best == rates[-1]:
         return UNTOLD * best, curve
     enough = max(least, _GAINED * least)  # what no rate gains, the best one loses least
-    return _TAKEN * next(rate for rate, value in curve if value <= enough), curve
+    good = [rate for rate, value in curve if value <= enough]
+    return _TAKEN * math.sqrt(good[0] * good[-1]), curve
