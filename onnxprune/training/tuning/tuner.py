@@ -231,6 +231,7 @@ class _Run:
             )
         if not self.rate:
             self._find_rate()
+        self.due, self.measured = self.progressed + self.pause, time.monotonic()  # looking for a rate took its time
 
     pause = 1 / JUDGED  # of a run whose length is a time, between two measurements
     due = 0.0  # the share of it at which the next one comes

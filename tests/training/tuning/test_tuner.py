@@ -196,6 +196,24 @@ def test_a_time_ends_a_run():
     assert outcome.history[-1].step == outcome.steps
 
 
+def test_a_run_whose_length_is_a_time_looks_at_held_out_samples_some_time_after_the_range_test(monkeypatch):
+    """Not at once: on a language model a look takes as long as many steps."""
+    clock = itertools.count(0.0, 0.01)
+    monkeypatch.setattr(tuner.time, "monotonic", lambda: next(clock))
+
+    def find_rate(run):
+        run.rate = 1e-3
+        for _ in range(500):  # five seconds, a quarter of the run
+            next(clock)
+
+    monkeypatch.setattr(tuner._Run, "_find_rate", find_rate)
+    outcome = run(steps=None, time=20.0, rate=None, precision="float32")
+    first, second, *_ = outcome.history
+    assert second.seconds - first.seconds > 5.0 + 0.9
+    assert second.step > 5
+    assert second.samples_per_s == pytest.approx(second.step * 16 / (second.seconds - first.seconds - 5.0), rel=0.3)
+
+
 def test_frozen_weights_stay():
     outcome = run(frozen=["w*"])
     assert outcome.weights
