@@ -149,16 +149,16 @@ class Network(torch.nn.Module):
         bodies = {body.attribute: body for body in node.bodies}
         if not bodies:
             kinds = tuple(self._kind(name) for name in node.inputs)
-            compute = registry.bound(node, attributes_of(node), {}, kinds)
-            return Step(str(node), compute, node.inputs, node.outputs, kinds=kinds)
+            bound = registry.bound(node, attributes_of(node), {}, kinds)
+            return Step(str(node), bound, node.inputs, node.outputs, kinds=kinds)
         count = len(node.inputs)
 
-        def compute_bodies(*values: Any) -> Any:
+        def compute(*values: Any) -> Any:
             outer = dict(zip(node.captured, values[count:], strict=True))
             run = {name: self._body(body, outer) for name, body in bodies.items()}
             return registry.bound(node, attributes_of(node), run)(*values[:count])
 
-        return Step(str(node), compute_bodies, (*node.inputs, *node.captured), node.outputs)
+        return Step(str(node), compute, (*node.inputs, *node.captured), node.outputs)
 
     def _kind(self, name: str) -> int:
         """Return the element type of a value; 0 where the file states it neither there nor in another shape."""

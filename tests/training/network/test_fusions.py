@@ -26,6 +26,7 @@ def erf_gelu(divide):
 
 
 HALVES = {"one": np.float32(1), "half": np.float32(0.5)}
+SWISH = {"zero": np.float32(0), "three": np.float32(3), "six": np.float32(6), "sixth": np.float32(1 / 6)}
 CASES = {
     "gelu": (("a = MatMul(x, w)", *erf_gelu(True)), {"r": np.float32(2**0.5), **HALVES}),
     "gelu-by-factor": (("a = MatMul(x, w)", *erf_gelu(False)), {"r": np.float32(0.5**0.5), **HALVES}),
@@ -37,22 +38,15 @@ CASES = {
     "silu": (("a = MatMul(x, w)", "s = Sigmoid(a)", "y = Mul(s, a)"), {}),
     "mish": (("a = MatMul(x, w)", "p = Softplus(a)", "t = Tanh(p)", "y = Mul(a, t)"), {}),
     "hard-swish": (("a = MatMul(x, w)", "s = HardSigmoid<alpha=0.16666667>(a)", "y = Mul(a, s)"), {}),
-    "hard-swish-in-parts": (
-        ("a = MatMul(x, w)", "p = Add(a, three)", "c = Clip(p, zero, six)", "m = Mul(a, c)", "y = Div(m, six)"),
-        {"zero": np.float32(0), "three": np.float32(3), "six": np.float32(6)},
-    ),
-    "hard-swish-of-keras": (
-        ("a = MatMul(x, w)", "p = Add(a, three)", "c = Clip(p, zero, six)", "m = Mul(c, sixth)", "y = Mul(a, m)"),
-        {"zero": np.float32(0), "three": np.float32(3), "six": np.float32(6), "sixth": np.float32(1 / 6)},
-    ),
-    "hard-swish-divided-first": (
-        ("a = MatMul(x, w)", "p = Add(a, three)", "c = Clip(p, zero, six)", "m = Div(c, six)", "y = Mul(a, m)"),
-        {"zero": np.float32(0), "three": np.float32(3), "six": np.float32(6)},
-    ),
-    "hard-swish-multiplied-last": (
-        ("a = MatMul(x, w)", "p = Add(a, three)", "c = Clip(p, zero, six)", "m = Mul(a, c)", "y = Mul(m, sixth)"),
-        {"zero": np.float32(0), "three": np.float32(3), "six": np.float32(6), "sixth": np.float32(1 / 6)},
-    ),
+    **{
+        f"hard-swish-{name}": (("a = MatMul(x, w)", "p = Add(a, three)", "c = Clip(p, zero, six)", *last), SWISH)
+        for name, last in {
+            "divided-last": ("m = Mul(a, c)", "y = Div(m, six)"),
+            "divided-first": ("m = Div(c, six)", "y = Mul(a, m)"),
+            "multiplied-last": ("m = Mul(a, c)", "y = Mul(m, sixth)"),
+            "multiplied-first": ("m = Mul(c, sixth)", "y = Mul(a, m)"),
+        }.items()
+    },
     "clip": (("a = MatMul(x, w)", "y = Clip(a, low, high)"), {"low": np.float32(-0.5), "high": np.float32(0.5)}),
     "square": (("a = MatMul(x, w)", "y = Pow(a, two)"), {"two": np.float32(2)}),
     "linear": (("a = MatMul(x, w)", "y = Add(b, a)"), {"b": (6,)}),

@@ -27,6 +27,9 @@ FEWEST_COLOURS, FEWEST_PIXELS, SHORTEST_LONG_SIDE = 180, 3000, 110
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 SHORTEST_SIDE, LARGEST, FEWEST_SEEN = 140, 1024, 2500
 
+LOOK = 16  # pixels along a side of a tiny grey picture
+ALIKE = 0.95  # correlation of tiny grey pictures, above which two show the same
+
 # The resource files of GCompris that hold photographs, and what in them is none.
 RESOURCES = ("erase", "explore_farm_animals", "explore_world_animals", "explore_world_music")
 RESOURCES += ("explore_monuments", "categorization")
@@ -112,14 +115,13 @@ def unlike(found: Sequence[Photo], evaluation: Sequence[Photo]) -> list[Photo]:
     Parts of a picture are not told apart from others so. Of the packages named in tools/models/real_models.py the 60
     pictures whose scores are most like those of one for evaluation were looked at beside it: none shows the same.
     """
-    known = [look(photo).ravel() for photo in evaluation] + [look(photo)[:, ::-1].ravel() for photo in evaluation]
-    taken: list[Photo] = []
-    for photo in found:
-        own = look(photo).ravel()
-        if (np.stack(known) @ own).max() <= 0.95:
-            taken.append(photo)
-            known.append(own)
-    return taken
+    own = looks_of(found)[0]
+    is_known = (own @ np.concatenate(looks_of(evaluation)).T).max(1) > ALIKE
+    taken: list[int] = []
+    for place in np.flatnonzero(~is_known):
+        if not taken or (own[taken] @ own[place]).max() <= ALIKE:
+            taken.append(int(place))
+    return [found[place] for place in taken]
 
 
 def unpacked(content: bytes) -> Iterator[tuple[str, bytes]]:
@@ -148,16 +150,21 @@ def look(photo: Photo) -> np.ndarray:
 
     flat = Image.new("RGB", photo.image.size, (128, 128, 128))
     flat.paste(photo.image, mask=photo.image if photo.image.mode == "RGBA" else None)
-    grey = np.asarray(flat.convert("L").resize((16, 16), Image.Resampling.BOX), np.float64)
+    grey = np.asarray(flat.convert("L").resize((LOOK, LOOK), Image.Resampling.BOX), np.float64)
     grey = grey - grey.mean()
     return grey / max(1e-9, float(np.linalg.norm(grey)))
 
 
+def looks_of(photos: Sequence[Photo]) -> tuple[np.ndarray, np.ndarray]:
+    """Return how photos look, as they are and mirrored, both ``[photos, pixels]``; see `look`."""
+    looks = np.reshape([look(photo) for photo in photos], (len(photos), LOOK, LOOK))
+    return looks.reshape(len(photos), LOOK**2), looks[:, :, ::-1].reshape(len(photos), LOOK**2)
+
+
 def families(photos: Sequence[Photo]) -> list[list[Photo]]:
     """Return the photos, grouped: of one family, or alike to 0.95 (also when one of them is mirrored)."""
-    looks = [look(photo) for photo in photos]
-    flat = np.stack([x.ravel() for x in looks])
-    alike = np.maximum(flat @ flat.T, flat @ np.stack([x[:, ::-1].ravel() for x in looks]).T) > 0.95
+    flat, mirrored = looks_of(photos)
+    alike = np.maximum(flat @ flat.T, flat @ mirrored.T) > ALIKE
     group = list(range(len(photos)))
     for i, photo in enumerate(photos):
         for j in range(i):
