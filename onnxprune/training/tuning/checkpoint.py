@@ -18,7 +18,7 @@ import torch
 
 from onnxprune.errors import InputError, OptionError, said
 
-_FORMAT = 2  # of what is stored: 2 has the precision of steps
+_FORMAT = 3  # of what is stored: 3 has how often held-out samples are looked at
 
 
 def digest_of(arrays: Mapping[str, Any]) -> str:

@@ -169,20 +169,20 @@ def lesson_of(
         OptionError: when a loss has no gradient or needs what is not there.
         VerificationError: when the network does not compute what ONNX Runtime computes.
     """
-    network = Network(model, frozen=options.frozen, segments=options.segments)
-    check_learns(network)
+    student = Network(model, frozen=options.frozen, segments=options.segments)
+    check_learns(student)
     train, held = held_out(data)
     first = held.piece(next(runs(held, held.batch.of(_TRIED))))
-    check_agreement(network, first.feeds)
+    check_agreement(student, first.feeds)
     device = device_of(options.device) if processes.device is None else torch.device(processes.device)
-    network.to(device)
+    student.to(device)
     follow = None if teacher is None else teacher_of(teacher, device, options.threads)
-    pair = _Pair(network, teacher, follow, first, kept)
+    pair = _Pair(student, teacher, follow, first, kept)
     metric = pair.metric(data, held, options)
     labels = None if held.labels is None else held.labels[: first.samples]
     held, unseen = deciding(held, scored := pair.places_of_outputs(metric))
     losses, places = pair.aims(metric, train, options)
-    augment = augmenter(
+    views = augmenter(
         options.augment,
         train,
         model.inputs,
@@ -191,14 +191,13 @@ def lesson_of(
         seed=options.seed,
     )
     aim = objective(losses, metric, places, temperature=options.temperature)
-    penalty = None if options.slim is None else penalty_of(network, options.slim)
-    writer = Writer(metric, augment.texts, options.words, options.seed)
-    unwritten = objective(_unwritten(losses), metric, places, temperature=options.temperature)
+    slim = None if options.slim is None else penalty_of(student, options.slim)
+    writer = Writer(metric, views.texts, options.words, options.seed)
+    plain = objective(_unwritten(losses), metric, places, temperature=options.temperature)
     lesson = Lesson(
-        network, follow, aim, metric, losses, places, train, held, augment, writer, unwritten, penalty, processes
+        student, follow, aim, metric, losses, places, train, held, views, writer, plain, slim, processes, unseen, scored
     )
-    kept_bytes = _kept(lesson, first, labels, options.precision) // first.size
-    return replace(lesson, unseen=unseen, scored=scored, kept=kept_bytes)
+    return replace(lesson, kept=_kept(lesson, first, labels, options.precision) // first.size)
 
 
 def _unwritten(losses: Losses) -> Losses:

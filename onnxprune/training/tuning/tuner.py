@@ -24,14 +24,13 @@ from onnxprune.training.tuning.callbacks import Callback
 from onnxprune.training.tuning.judge import Judge
 from onnxprune.training.tuning.learner import Weights, changed, learner_of
 from onnxprune.training.tuning.lesson import Lesson
+from onnxprune.training.tuning.looks import Looks
 from onnxprune.training.tuning.precision import AUTO, faster
 from onnxprune.training.tuning.resources import resources
 from onnxprune.training.tuning.saving import Saving
 from onnxprune.training.tuning.schedule import factor, range_test, rates_to_test
 from onnxprune.training.tuning.stepping import NotFinite, Stepper
 
-JUDGED = 20  # times that held-out samples are looked at in a run, at most
-_JUDGING = 0.1  # of the time that they may take
 _TESTING = 0.1  # of the time that a range test may take
 _PATIENCE = 0.25  # of a run, in which held-out samples may be worse than at first
 _FALLING = 0.8  # times the losses that were measured first: those that are below it have not come to rest
@@ -150,7 +149,7 @@ class _Run:
         self.stepper = Stepper(lesson, self.learner, self.order, options)
         self.judge = Judge(lesson, self.order.size, self.first)
         self.total = options.steps or (options.epochs or 0) * self.order.steps_of_epoch
-        self.every = self._steps_between()
+        self.looks = self._looks()
         self.text = "tuning"
         # -- what a checkpoint holds
         self.step, self.spent, self.samples = 0, 0.0, 0
@@ -162,22 +161,25 @@ class _Run:
         self.since: list[float] = []  # losses of the steps since the last measurement
         self.stopped: str | None = None
 
-    def _steps_between(self) -> int:
-        """Return the steps between two measurements; judging shall take a small part of the run."""
-        seen = self.total * self.order.size * self.order.runs
-        times = _JUDGING * seen * self.stepper.cost / self.lesson.held.count
-        return max(1, -(-self.total // max(2, min(JUDGED, int(times)))))
+    def _looks(self) -> Looks:
+        """Return when held-out samples are looked at: in a run of known length, by what a look costs beside a step."""
+        looks = Looks(self.total)
+        if self.total:
+            seen = self.total * self.order.size * self.order.runs
+            looks.take(self.lesson.held.count / (seen * self.stepper.cost))
+        return looks
 
     # -- the run -------------------------------------------------------------------------------------------
 
     def finished(self) -> Tuned:
         """Go to the end, and return what came of it."""
-        self.began = self.saved = self.measured = time.monotonic()
+        self.began = self.saved = time.monotonic()
         if self.saving is not None and self.saving.resume:
             found = checkpoint.load(self.saving.path, self.saving.run) if self.processes.is_main else {}
             self._take_up(self.processes.of_main(found))  # the others may run where the file is not
         else:
             self._begin()
+        self._wait()
         while self.stopped is None and self.progressed < 1:
             self._advance()
         best = self.best or self.history[0]
@@ -221,9 +223,7 @@ class _Run:
         began = time.monotonic()
         self._measure()
         if self.options.time is not None:
-            taken = self.processes.of_main(time.monotonic() - began)
-            times = _JUDGING * self.options.time / max(1e-6, taken)
-            self.pause = 1 / max(2.0, min(JUDGED, times))
+            self.looks.take(self.processes.of_main(time.monotonic() - began) / self.options.time)
         if self.options.precision == AUTO:
             self.progress("trying precisions")
             self.stepper.precision = faster(
@@ -231,10 +231,6 @@ class _Run:
             )
         if not self.rate:
             self._find_rate()
-        self.due, self.measured = self.progressed + self.pause, time.monotonic()  # looking for a rate took its time
-
-    pause = 1 / JUDGED  # of a run whose length is a time, between two measurements
-    due = 0.0  # the share of it at which the next one comes
 
     def _find_rate(self) -> None:
         rates = rates_to_test()
@@ -263,8 +259,9 @@ class _Run:
         self.step += 1
         self.samples += samples
         self.since.append(loss)
-        if self._is_due():
+        if self.looks.is_due(self.step, self.progressed):
             self._measure(rate)
+            self._wait()
             if self._is_led_away():
                 self._begin_again()
         if self.saving is not None and self.processes.is_main and self._is_time_to_save(self.saving):
@@ -281,7 +278,7 @@ class _Run:
         at_first, last = self.history[0].held, self.history[-1].held
         tries = [measured.held for measured in self.history if measured.step > max(self.again, default=0)]
         early, late = tries[: len(tries) // 2], tries[len(tries) // 2 :]
-        is_over = len(tries) >= max(1, round(_PATIENCE * (self.total / self.every if self.total else JUDGED)))
+        is_over = len(tries) >= max(1, round(_PATIENCE * self.looks.count))
         is_falling = bool(early) and np.mean(late) < _FALLING * np.mean(early)
         return is_over and not is_falling and not last <= _WORSE * at_first
 
@@ -298,19 +295,15 @@ class _Run:
     def _is_time_to_save(self, saving: Saving) -> bool:
         return time.monotonic() - self.saved >= saving.every_s
 
-    def _is_due(self) -> bool:
-        progressed = self.progressed
-        if progressed >= 1:
-            return True
-        if self.options.time is None:
-            return self.step % self.every == 0
-        return progressed >= self.due
+    def _wait(self) -> None:
+        """Let steps alone count from here to the next look."""
+        self.looks.wait(self.progressed)
+        self.waited = time.monotonic()
 
     def _measure(self, rate: float = 0.0) -> None:
         """Look at the held-out samples; keep the state if it is the best."""
-        now = time.monotonic()
         taken = len(self.since) * self.order.size * self.order.runs
-        speed = taken / max(1e-9, now - self.measured) if taken else None
+        speed = taken / max(1e-9, time.monotonic() - self.waited) if taken else None
         held, figures = self.processes.of_main(self._judged() if self.processes.is_main else (math.inf, {}))
         loss = sum(self.since) / len(self.since) if self.since else None
         measured = Measured(self.step, self.seconds, loss, held, rate, speed, figures)
@@ -319,9 +312,7 @@ class _Run:
             self.best = measured
             self.best_weights = {name: value.clone() for name, value in self.learner.merged().items()}
         self.since = []
-        self.due = self.progressed + self.pause
         self._tell(measured)
-        self.measured = time.monotonic()
 
     def _judged(self) -> tuple[float, dict[str, float]]:
         """Return the loss of the held-out samples, and the figures."""
@@ -362,7 +353,7 @@ class _Run:
             "best": None if self.best is None else asdict(self.best),
             "best_weights": self.best_weights,
             "since": self.since,
-            "pause": self.pause,
+            "looks": self.looks.times,
             "learned": [each.detach() for each in self.learner.parameters()],
             "optimiser": self.stepper.optimiser.state_dict(),
             "texts": self.stepper.texts.state,
@@ -381,14 +372,13 @@ class _Run:
         self.best = None if state["best"] is None else Measured(**state["best"])
         device = self.lesson.network.device
         self.best_weights = {name: value.to(device) for name, value in state["best_weights"].items()}
-        self.since, self.pause = list(state["since"]), state["pause"]
+        self.since, self.looks.times = list(state["since"]), state["looks"]
         with torch.no_grad():
             for own, value in zip(self.learner.parameters(), state["learned"], strict=True):
                 own.copy_(value)
         self.stepper.optimiser.load_state_dict(state["optimiser"])
         self.stepper.texts.take_up(state["texts"])
         torch.set_rng_state(state["random"])
-        self.due = self.progressed + self.pause
 
 
 def time_text(seconds: float) -> str:

@@ -358,7 +358,7 @@ def test_a_checkpoint_of_another_release(tmp_path):
     content = torch.load(saving.path, weights_only=True)
     torch.save({**content, "format": 1}, saving.path)
     message = (
-        r"run.checkpoint: the checkpoint is of another release of onnxprune \(format 1, this one reads 2\): resume "
+        r"run.checkpoint: the checkpoint is of another release of onnxprune \(format 1, this one reads 3\): resume "
     )
     with pytest.raises(InputError, match=message):
         run(saving=dataclasses.replace(saving, resume=True))
