@@ -18,7 +18,7 @@ from onnxprune.graph.files.write import write
 from onnxprune.graph.forms.parts import with_outputs
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.tensors import Array
-from onnxprune.runtime.session import open_session
+from onnxprune.runtime.session import Session, open_session
 from onnxprune.training.network.module import Network
 from onnxprune.training.operators.types import tensor_of
 
@@ -68,7 +68,7 @@ def check_agreement(network: Network, feeds: Mapping[str, Array]) -> Agreement:
     node = first_to_differ(network, feeds, limit)
     if node is not None:
         raise VerificationError(f"{what}; the first node that differs is {node}")
-    noise = _noise(model, feeds, expected).get(worst.output, 0.0)
+    noise = round_off(model, feeds, expected).get(worst.output, 0.0)
     if not worst.difference <= NOISE_FACTOR * noise:
         raise VerificationError(
             f"{what}; each node alone agrees, so round-off adds up, but in ONNX Runtime it makes {noise:.1e} alone"
@@ -118,15 +118,23 @@ def _run(
             contents = serialize(proto)
         else:
             write(proto, Path(folder) / "model.onnx", model.folder)
-        try:  # some models load but do not run so
-            session = open_session(contents, folder=model.folder, threads=1, optimize=optimize, exact=True)
-            return [dict(session.run(each)) for each in feeds]
-        except ModelError:
-            session = open_session(contents, folder=model.folder, threads=1, optimize=optimize)
-            return [dict(session.run(each)) for each in feeds]
+        session = adding_exactly(contents, feeds[0], folder=model.folder, optimize=optimize)
+        return [dict(session.run(each)) for each in feeds]
 
 
-def _noise(model: Model, feeds: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, float]:
+def adding_exactly(
+    source: Path | bytes, feeds: Mapping[str, Array], *, folder: Path | None = None, optimize: bool = True
+) -> Session:
+    """Return a session that adds up bytes without saturation, where the model runs so on some feeds."""
+    try:  # some models load but do not run so
+        session = open_session(source, folder=folder, threads=1, optimize=optimize, exact=True)
+        session.run(feeds)
+    except ModelError:
+        session = open_session(source, folder=folder, threads=1, optimize=optimize)
+    return session
+
+
+def round_off(model: Model, feeds: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, float]:
     """Return what round-off makes of each output: without ONNX Runtime's optimisations, and of feeds nearby.
 
     Where kernels round activations to whole numbers, what that makes counts as well: a number near a half is rounded

@@ -30,7 +30,7 @@ class Looks:
     @property
     def count(self) -> float:
         """How many there are in a run."""
-        return self.steps / self.every if self.steps else MOST
+        return self.steps / self.every if self.steps else self.times
 
     def take(self, share: float) -> None:
         """Let them be fewer where each takes a large share of the time of the run."""

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 
 LAST = 0.01  # of the learning rate, at the end
-TESTED = 32  # rates that a range test tries
+TESTED, FEWEST = 32, 8  # rates that a range test tries, where there is time for them
 LOWEST, HIGHEST = 1e-6, 3e-2
-_SMOOTHED = 0.8  # how much of the average the next loss leaves
+_SMOOTHED = 0.8  # how much of the average is left where the rate is `_APART` times as high
+_APART = (HIGHEST / LOWEST) ** (1 / (TESTED - 1))
 _DIVERGED = 0.7  # by which the smoothed logarithm of the loss may rise above its least
 _GAINED = 0.9  # of what the best rate gains: those that gain so much differ by noise
 _TAKEN = 1.5  # times the middle of those rates: the schedule soon leaves it, and smoothing lags behind
@@ -39,14 +40,17 @@ def _fallen(progress: float, warmup: float) -> float:
     return LAST + (1 - LAST) * (1 + math.cos(math.pi * share)) / 2
 
 
-def rates_to_test(count: int = TESTED) -> list[float]:
-    """Return rates from the lowest to the highest, each the same number of times the one before."""
+def rates_to_test(most: float = TESTED) -> list[float]:
+    """Return rates from the lowest to the highest, each the same number of times the one before.
+
+    Args:
+        most: of them that there is time for; some are tested in any case.
+    """
+    count = int(max(FEWEST, min(TESTED, most)))
     return [LOWEST * (HIGHEST / LOWEST) ** (number / (count - 1)) for number in range(count)]
 
 
-def range_test(
-    loss_at: Callable[[float], float], rates: Sequence[float], is_over: Callable[[], bool] = lambda: False
-) -> tuple[float, list[tuple[float, float]]]:
+def range_test(loss_at: Callable[[float], float], rates: Sequence[float]) -> tuple[float, list[tuple[float, float]]]:
     """Return a learning rate, and the smoothed losses that tell it, by rate.
 
     Smith 2017, Cyclical Learning Rates for Training Neural Networks: one step at each rate, until the loss diverges.
@@ -56,18 +60,18 @@ def range_test(
 
     Args:
         loss_at: takes one step at a rate; returns the logarithm of the loss over that of the original weights.
-        rates: ascending.
-        is_over: whether the time for the test is over.
+        rates: ascending, each the same number of times the one before: the fewer, the less is smoothed.
     """
+    left = _SMOOTHED ** (math.log(rates[1] / rates[0]) / math.log(_APART))
     smoothed, curve = 0.0, list[tuple[float, float]]()
     for number, rate in enumerate(rates):
         loss = loss_at(rate)
         if not math.isfinite(loss):
             break
-        smoothed = _SMOOTHED * smoothed + (1 - _SMOOTHED) * loss
-        value = smoothed / (1 - _SMOOTHED ** (number + 1))
+        smoothed = left * smoothed + (1 - left) * loss
+        value = smoothed / (1 - left ** (number + 1))
         curve.append((rate, value))
-        if value > min(each for _, each in curve) + _DIVERGED or is_over():
+        if value > min(each for _, each in curve) + _DIVERGED:
             break
     if not curve:
         return rates[0], curve

@@ -31,7 +31,7 @@ from onnxprune.training.tuning.saving import Saving
 from onnxprune.training.tuning.schedule import factor, range_test, rates_to_test
 from onnxprune.training.tuning.stepping import NotFinite, Stepper
 
-_TESTING = 0.1  # of the time that a range test may take
+_TESTING, _TESTED = 0.1, 1.5  # of the time that a range test may take; what its step takes of that of a gradient
 _PATIENCE = 0.25  # of a run, in which held-out samples may be worse than at first
 _FALLING = 0.8  # times the losses that were measured first: those that are below it have not come to rest
 _WORSE, _LOWER, _AGAIN = 1.1, 4.0, 3  # times the loss at first: the rate is divided by this then, so many times at most
@@ -150,7 +150,7 @@ class _Run:
         self.judge = Judge(lesson, self.order.size, self.first)
         self.total = options.steps or (options.epochs or 0) * self.order.steps_of_epoch
         self.looks = self._looks()
-        self.text = "tuning"
+        self.text, self.taken = "tuning", 0.0  # the rate of the last step
         # -- what a checkpoint holds
         self.step, self.spent, self.samples = 0, 0.0, 0
         self.rate, self.rates = options.rate or 0.0, list[tuple[float, float]]()
@@ -182,6 +182,8 @@ class _Run:
         self._wait()
         while self.stopped is None and self.progressed < 1:
             self._advance()
+        if self.since and self.stopped is None:  # the time was over before the next look
+            self._measure()
         best = self.best or self.history[0]
         weights = changed(self.first, self.best_weights)
         self.lesson.network.load_state_dict({**self.first, **self.best_weights})
@@ -234,7 +236,9 @@ class _Run:
 
     def _find_rate(self) -> None:
         rates = rates_to_test()
-        limit = math.inf if self.options.time is None else _TESTING * self.options.time + self.seconds
+        if self.options.time is not None:
+            taken = self.processes.of_main(self.stepper.seconds(self.stepper.precision))
+            rates = rates_to_test(_TESTING * self.options.time / max(1e-9, _TESTED * taken))
         place = 0
 
         def loss_at(rate: float) -> float:
@@ -243,16 +247,16 @@ class _Run:
             place += 1
             return self.stepper.tested(place - 1, rate, self.first)
 
-        self.rate, self.rates = range_test(loss_at, rates, lambda: self.seconds > limit)
+        self.rate, self.rates = range_test(loss_at, rates)
         self.stepper.begin_again(self.first)
 
     def _advance(self) -> None:
         """Take one step; measure and save where it is time."""
         progressed = self.progressed
         self.progress(self.text, self.step + 1, self.total)
-        rate = self.rate * factor(progressed, self.options.warmup, self.step - max(self.again, default=0))
+        self.taken = self.rate * factor(progressed, self.options.warmup, self.step - max(self.again, default=0))
         try:
-            loss, samples = self.stepper.step(self.step, rate)
+            loss, samples = self.stepper.step(self.step, self.taken)
         except NotFinite as error:
             self.stopped = f"{error} at step {self.step + 1}: tuning ended there, the best state before it counts"
             return
@@ -260,7 +264,7 @@ class _Run:
         self.samples += samples
         self.since.append(loss)
         if self.looks.is_due(self.step, self.progressed):
-            self._measure(rate)
+            self._measure()
             self._wait()
             if self._is_led_away():
                 self._begin_again()
@@ -300,13 +304,13 @@ class _Run:
         self.looks.wait(self.progressed)
         self.waited = time.monotonic()
 
-    def _measure(self, rate: float = 0.0) -> None:
+    def _measure(self) -> None:
         """Look at the held-out samples; keep the state if it is the best."""
         taken = len(self.since) * self.order.size * self.order.runs
         speed = taken / max(1e-9, time.monotonic() - self.waited) if taken else None
         held, figures = self.processes.of_main(self._judged() if self.processes.is_main else (math.inf, {}))
         loss = sum(self.since) / len(self.since) if self.since else None
-        measured = Measured(self.step, self.seconds, loss, held, rate, speed, figures)
+        measured = Measured(self.step, self.seconds, loss, held, self.taken, speed, figures)
         self.history.append(measured)
         if self.best is None or held < self.best.held:
             self.best = measured

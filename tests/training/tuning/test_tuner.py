@@ -18,6 +18,7 @@ from onnxprune.training.tuning import tuner
 from onnxprune.training.tuning.learner import LowRank, Whole, learner_of
 from onnxprune.training.tuning.order import order_of
 from onnxprune.training.tuning.saving import Saving
+from onnxprune.training.tuning.schedule import HIGHEST, LOWEST
 from onnxprune.training.tuning.stepping import Stepper
 from onnxprune.training.tuning.tuner import tuned
 from tests.training import pairs
@@ -194,6 +195,37 @@ def test_a_time_ends_a_run():
     outcome = run(steps=None, time=0.3)
     assert outcome.steps > 0
     assert outcome.history[-1].step == outcome.steps
+
+
+def test_steps_behind_the_last_look_are_looked_at_though_the_time_ended_while_the_run_was_saved(monkeypatch, tmp_path):
+    now, saved = [0.0], []
+
+    def monotonic():
+        now[0] += 0.01
+        return now[0]
+
+    def save(*_):
+        saved.append(now[0])
+        now[0] += 3.0
+
+    monkeypatch.setattr(tuner.time, "monotonic", monotonic)
+    monkeypatch.setattr(tuner.checkpoint, "save", save)
+    saving = Saving(tmp_path / "run.checkpoint", {}, resume=False, every_s=1.0)
+    outcome = run(steps=None, time=10.0, rate=1e-3, precision="float32", saving=saving)
+    assert saved[-1] > 6.0
+    assert outcome.history[-1].step == outcome.steps
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(0.0, 32), (0.1, 13), (5.0, 8)])
+def test_a_range_test_covers_all_rates_though_time_is_short(monkeypatch, seconds, count):
+    tested = []
+    clock = itertools.count(0.0, 0.01)
+    monkeypatch.setattr(tuner.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(tuner.Stepper, "seconds", lambda *_: seconds)
+    monkeypatch.setattr(tuner, "range_test", lambda _, rates: (1e-3, tested.extend(rates) or []))
+    run(steps=None, time=20.0, rate=None, precision="float32")
+    assert len(tested) == count
+    assert (tested[0], tested[-1]) == pytest.approx((LOWEST, HIGHEST))
 
 
 def test_a_run_whose_length_is_a_time_looks_at_held_out_samples_some_time_after_the_range_test(monkeypatch):
