@@ -21,6 +21,7 @@ from onnxprune.training.operators.convolution import conv
 from onnxprune.training.operators.fused import MS, mixture_of_experts
 from onnxprune.training.operators.pooling import average_pool
 from onnxprune.training.operators.registry import dim_of, line, op
+from onnxprune.training.operators.table import rounded
 from onnxprune.training.operators.types import FLOAT8
 
 Tensor = torch.Tensor
@@ -40,11 +41,6 @@ line("ConvInteger",           lambda a, w, z=None, y=None, **attributes: conv(_c
 
 
 # -- rounding ------------------------------------------------------------------------------------------
-
-
-def rounded(a: Tensor) -> Tensor:
-    """Return whole numbers, halves to the even one; gradients pass as they are."""
-    return a + (torch.round(a) - a).detach()
 
 
 def real(a: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:

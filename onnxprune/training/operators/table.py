@@ -33,7 +33,7 @@ line("Exp",             torch.exp, passes=(0,))
 line("Log",             torch.log, passes=(0,))
 line("Ceil",            torch.ceil)
 line("Floor",           torch.floor)
-line("Round",           torch.round)
+line("Round",           lambda a: rounded(a))
 line("Erf",             torch.erf)
 line("Sum",             lambda *a: _folded(torch.add, a), scales=range(9), passes=range(9))
 line("Mean",            lambda *a: _folded(torch.add, a) / len(a))
@@ -113,6 +113,11 @@ def _folded(pair: object, tensors: tuple[Tensor, ...]) -> Tensor:
     for each in tensors[1:]:
         total = pair(total, each)  # type: ignore[operator]
     return total
+
+
+def rounded(a: Tensor) -> Tensor:
+    """Return whole numbers, halves to the even one; gradients pass as they are (Bengio et al. 2013, straight-through)."""
+    return a + (torch.round(a) - a).detach()
 
 
 def clipped(a: Tensor, low: float, high: float) -> Tensor:

@@ -15,9 +15,10 @@ import torch
 from torch.nn import functional
 
 from onnxprune.data.samples import Data
+from onnxprune.errors import OptionError
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
-from onnxprune.metrics.arrays import counts_up
+from onnxprune.metrics.arrays import counts_up, mask_input
 
 _LEAST_SIDE = 16  # of an image, in pixels
 _LEAST_FLIPPED = 48  # of an image that is mirrored without being asked: digits are not
@@ -63,6 +64,9 @@ def augmenter(
         is_language: whether it is a language model: only then is a window of a text a text.
         has_labels: whether the loss needs labels, which a mixture has not.
         seed: of the views.
+
+    Raises:
+        OptionError: when mixtures are asked for that have no labels.
     """
     feeds = data.take([0])
     images = {port.name: axis for port in inputs if (axis := _channel_axis(port, feeds[port.name], data)) is not None}
@@ -71,10 +75,14 @@ def augmenter(
         sides = [min(feeds[name].shape[2:4] if axis == 1 else feeds[name].shape[1:3]) for name, axis in images.items()]
         coloured = all(feeds[name].shape[axis] == 3 for name, axis in images.items())
         flipped = coloured and min(sides, default=0) >= _LEAST_FLIPPED
-        ways = [*["crop"] * bool(images), *["flip"] * flipped, *["colour"] * bool(images), *["mix"] * bool(images)]
+        mixed = bool(images) and not has_labels
+        ways = [*["crop"] * bool(images), *["flip"] * flipped, *["colour"] * bool(images), *["mix"] * mixed]
         ways += ["window"] * (is_language and bool(texts))
-    taken = tuple(way for way in ways if not (way == "mix" and has_labels))
-    return Augmenter(taken if images or texts else (), images, texts, seed)
+    elif "mix" in ways and has_labels:
+        raise OptionError(
+            "augmentation 'mix' does not fit a loss that sees labels, for a mixture of samples has none: leave it out"
+        )
+    return Augmenter(tuple(ways) if images or texts else (), images, texts, seed)
 
 
 def _channel_axis(port: Port, array: Array, data: Data) -> int | None:
@@ -159,7 +167,20 @@ def _window(feeds: Mapping[str, Array], rng: np.random.Generator) -> dict[str, A
     """Return a part of each text."""
     length = min(array.shape[1] for array in feeds.values())
     window = max(min(length, _LEAST_WINDOW), int(length * _WINDOWS[rng.integers(len(_WINDOWS))]))
-    return cut_text(feeds, int(rng.integers(length - window + 1)), window)
+    start = int(rng.integers(length - window + 1))
+    return cut_text(feeds, _on_text(feeds, start, length, window), window)
+
+
+def _on_text(feeds: Mapping[str, Array], start: int, length: int, window: int) -> int | Array:
+    """Return where windows begin so that each holds as much of its text as it can: padding teaches nothing."""
+    mask = mask_input(feeds, next(array.shape for array in feeds.values() if array.shape[1] == length))
+    if mask is None:
+        return start
+    text = feeds[mask][:, :length] != 0
+    first, behind = text.argmax(1), length - text[:, ::-1].argmax(1)
+    lowest = np.minimum(first, length - window)
+    starts: Array = np.clip(start, lowest, np.maximum(lowest, behind - window))
+    return starts
 
 
 def cut_text(feeds: Mapping[str, Array], start: int | Array, length: int) -> dict[str, Array]:

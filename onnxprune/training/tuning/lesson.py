@@ -187,7 +187,7 @@ def lesson_of(
         train,
         model.inputs,
         is_language=metric.loss_by.label == "language model",
-        has_labels=any(name == "labels" for name, _ in losses),
+        has_labels=any(name == "labels" or (":" in name and data.labels is not None) for name, _ in losses),
         seed=options.seed,
     )
     aim = objective(losses, metric, places, temperature=options.temperature)

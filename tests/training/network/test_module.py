@@ -11,6 +11,7 @@ import torch
 
 from onnxprune.errors import ModelError, OptionError, VerificationError
 from onnxprune.graph.files.read import load
+from onnxprune.graph.view import view
 from onnxprune.training.network.agreement import check_agreement, first_to_differ
 from onnxprune.training.network.module import Network
 from onnxprune.training.network.trainable import trainable
@@ -160,3 +161,12 @@ def test_what_kernels_round_counts_as_round_off(monkeypatch):
     assert agreement.difference < 10 * agreement.noise
     monkeypatch.setattr("onnxprune.training.network.agreement.in_full_precision", lambda _: None)
     assert check_agreement(network, feeds).noise < 1e-4
+
+
+def test_rounding_passes_gradients_on_as_they_are():
+    nodes = ("a = MatMul(x, w)", "b = Round(a)", "y = MatMul(b, v)")
+    proto = model(*nodes, x="float[n,4] x", y="float[n,2] y", w=(4, 4), v=(4, 2))
+    network, feeds = Network(view(proto)), {"x": np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)}
+    network(feeds)["y"].sum().backward()
+    x, v = torch.from_numpy(feeds["x"]), network.weights["v"].detach()
+    torch.testing.assert_close(network.weights["w"].grad, x.t() @ torch.ones(3, 2) @ v.t())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnxprune.data.samples import load_data
+from onnxprune.errors import OptionError
 from onnxprune.graph.ports import Port
 from onnxprune.training.tuning.augment import augmenter
 
@@ -13,6 +14,7 @@ IMAGE = Port("x", np.dtype(np.float32), ("n", 3, "h", "w"))
 GREY = Port("x", np.dtype(np.float32), ("n", 1, 20, 20))
 LAST = Port("x", np.dtype(np.float32), ("n", 64, 64, 3))
 IDS = Port("ids", np.dtype(np.int64), ("n", "s"))
+MASK = Port("attention_mask", np.dtype(np.int64), ("n", "s"))
 POSITIONS = Port("positions", np.dtype(np.int64), ("n", "s"))
 
 
@@ -30,6 +32,8 @@ def test_views_by_what_inputs_look_like():
     assert make({"x": images(2, 64, 64, 3)}, [LAST]).ways == ("crop", "flip", "colour", "mix")
     assert make({"x": images(2, 1, 20, 20)}, [GREY]).ways == ("crop", "colour", "mix")  # digits are not mirrored
     assert make({"x": images(2, 3, 64, 64)}, [IMAGE], has_labels=True).ways == ("crop", "flip", "colour")
+    with pytest.raises(OptionError, match=r"augmentation 'mix' does not fit a loss that sees labels, .*: leave it out"):
+        make({"x": images(2, 3, 64, 64)}, [IMAGE], ("crop", "mix"), has_labels=True)
     rows = Port("x", np.dtype(np.float32), ("n", 8))
     assert make({"x": images(2, 8)}, [rows]).ways == ()
 
@@ -88,3 +92,20 @@ def test_windows_of_text():
         assert view["positions"].tolist() == [list(range(length))] * 2
     assert lengths == {16, 20}
     assert make(feeds, [IDS, POSITIONS], is_language=False).ways == ()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_windows_hold_as_much_text_as_they_can(side):
+    """Of texts of 20, 40 and 64 tokens, padded to 64 on a side."""
+    mask = np.arange(64) < np.array([[20], [40], [64]])
+    mask = (mask if side == "right" else mask[:, ::-1]).astype(np.int64)
+    feeds = {"ids": mask * 5, "attention_mask": mask}
+    augment = make(feeds, [IDS, MASK], is_language=True)
+    lengths = set()
+    for step in range(20):
+        view = augment(feeds, step, 0)
+        length = view["ids"].shape[1]
+        assert view["attention_mask"].sum(1).tolist() == [min(length, text) for text in (20, 40, 64)]
+        assert np.array_equal(view["ids"], view["attention_mask"] * 5)
+        lengths.add(length)
+    assert lengths == {64, 48, 32}

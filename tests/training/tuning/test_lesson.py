@@ -41,6 +41,17 @@ def test_a_student_learns_outputs_and_features():
     assert (task.train.count, task.held.count) == (56, 8)
 
 
+def by_labels(student, teacher, feeds, labels):
+    return torch.nn.functional.cross_entropy(student["y"], labels, reduction="none")
+
+
+def test_samples_are_not_mixed_where_a_loss_of_the_user_sees_labels():
+    loss = {f"{__name__}:by_labels": 1}
+    labelled = {"x": pictures(), "labels": np.arange(64) % 6}
+    assert lesson(data=labelled, loss=loss)[0].augment.ways == ("crop", "colour")
+    assert lesson(data=labelled, loss={"kl": 1})[0].augment.ways == ("crop", "colour", "mix")
+
+
 def test_without_a_report_places_are_those_of_equal_shapes():
     task, _ = lesson()
     assert dict(task.losses) == {"kl": 1.0}
