@@ -26,7 +26,7 @@ from onnxprune.training.tuning import checkpoint
 from onnxprune.training.tuning.lesson import Lesson
 from onnxprune.training.tuning.precision import AUTO, SINGLE, autocast, faster, seconds_of
 from onnxprune.training.tuning.resources import resources
-from onnxprune.training.tuning.saving import Saving
+from onnxprune.training.tuning.saving import Saver, Saving
 from onnxprune.training.tuning.schedule import factor
 from onnxprune.training.tuning.stepping import adamw
 
@@ -147,6 +147,7 @@ class _Run:
     ) -> None:
         self.lesson, self.groups, self.budget = lesson, groups, budget
         self.options, self.saving, self.progress = options, saving, progress
+        self.saver = None if saving is None else Saver(saving)
         device = lesson.network.device
         self.gates = Gates(groups.counts, device=device)
         self.multipliers = Multipliers(budget.equalities, device=device)
@@ -171,7 +172,7 @@ class _Run:
 
     def finished(self) -> Masks:
         """Go to the end, and return what came of it."""
-        self.began = self.saved = time.monotonic()
+        self.began = time.monotonic()
         if self.saving is not None and self.saving.resume:
             self._take_up(checkpoint.load(self.saving.path, self.saving.run))
         else:
@@ -180,8 +181,8 @@ class _Run:
         self.ended = self.progressed >= 1
         while not self.ended:
             self._advance()
-        if self.saving is not None:
-            self._save(self.saving)
+        if self.saver is not None:
+            self.saver.save(self._state())
         return Masks(
             scores=_arrays(self.gates.scores()),
             gates=_arrays(self.gates.fixed()),
@@ -247,8 +248,8 @@ class _Run:
         self.ended = self.progressed >= 1  # asked once a step: the last one is measured
         if self.ended or self.step % max(1, self.planned // MEASURED) == 0:
             self._measure(violations, tight)
-        if self.saving is not None and time.monotonic() - self.saved >= self.saving.every_s:
-            self._save(self.saving)
+        if self.saver is not None and self.saver.is_due:
+            self.saver.save(self._state())
 
     def _slopes(self, tight: float) -> tuple[float, Tensor]:
         """Make the gradients of a step those of its loss and the budget; return the loss, and how the budget is missed.
@@ -301,8 +302,9 @@ class _Run:
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 
-    def _save(self, saving: Saving) -> None:
-        state = {
+    def _state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        return {
             "step": self.step,
             "planned": self.planned,
             "precision": self.precision,
@@ -312,8 +314,6 @@ class _Run:
             "learned": [each.detach() for each in self._parameters()],
             "optimisers": [each.state_dict() for each in self.optimisers],
         }
-        checkpoint.save(saving.path, saving.run, state)
-        self.saved = time.monotonic()
 
     def _parameters(self) -> list[Tensor]:
         return [*self.lesson.network.weights.values(), *self.gates.parameters(), *self.multipliers.parameters()]

@@ -27,7 +27,7 @@ from onnxprune.training.tuning.lesson import Lesson
 from onnxprune.training.tuning.looks import Looks
 from onnxprune.training.tuning.precision import AUTO, faster
 from onnxprune.training.tuning.resources import resources
-from onnxprune.training.tuning.saving import Saving
+from onnxprune.training.tuning.saving import Saver, Saving
 from onnxprune.training.tuning.schedule import factor, range_test, rates_to_test
 from onnxprune.training.tuning.stepping import NotFinite, Stepper
 
@@ -142,6 +142,7 @@ class _Run:
     ) -> None:
         self.lesson, self.options, self.saving = lesson, options, saving
         self.processes = lesson.processes
+        self.saver = None if saving is None or not self.processes.is_main else Saver(saving)
         self.callbacks, self.progress = (callbacks, progress) if self.processes.is_main else ((), silent)
         self.first = {name: value.detach().clone() for name, value in lesson.network.weights.items()}
         self.learner = learner_of(lesson.network, options.lora, options.seed)
@@ -173,7 +174,7 @@ class _Run:
 
     def finished(self) -> Tuned:
         """Go to the end, and return what came of it."""
-        self.began = self.saved = time.monotonic()
+        self.began = time.monotonic()
         if self.saving is not None and self.saving.resume:
             found = checkpoint.load(self.saving.path, self.saving.run) if self.processes.is_main else {}
             self._take_up(self.processes.of_main(found))  # the others may run where the file is not
@@ -268,8 +269,8 @@ class _Run:
             self._wait()
             if self._is_led_away():
                 self._begin_again()
-        if self.saving is not None and self.processes.is_main and self._is_time_to_save(self.saving):
-            self._save(self.saving)
+        if self.saver is not None and self.saver.is_due:
+            self.saver.save(self._state())
 
     def _is_led_away(self) -> bool:
         """Whether a rate that nobody asked for has made held-out samples worse for long, and never better.
@@ -295,9 +296,6 @@ class _Run:
         self.stepper.begin_again(self.first)
         self.again.append(self.step)
         self.rate /= _LOWER
-
-    def _is_time_to_save(self, saving: Saving) -> bool:
-        return time.monotonic() - self.saved >= saving.every_s
 
     def _wait(self) -> None:
         """Let steps alone count from here to the next look."""
@@ -344,8 +342,9 @@ class _Run:
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 
-    def _save(self, saving: Saving) -> None:
-        state = {
+    def _state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        return {
             "step": self.step,
             "seconds": self._own_seconds,  # the main process saves alone
             "samples": self.samples,
@@ -363,8 +362,6 @@ class _Run:
             "texts": self.stepper.texts.state,
             "random": torch.get_rng_state(),
         }
-        checkpoint.save(saving.path, saving.run, state)
-        self.saved = time.monotonic()
 
     def _take_up(self, state: Mapping[str, Any]) -> None:
         """Go on where a checkpoint was written."""

@@ -274,7 +274,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     onnx.save(classifier(), tmp_path / "model.onnx")
     np.savez(tmp_path / "samples.npz", x=pictures(96))
-    monkeypatch.setattr("onnxprune.training.tuning.tuner._Run._is_time_to_save", lambda *_: True)
+    monkeypatch.setattr("onnxprune.training.tuning.saving.Saver.is_due", True)
     return tmp_path
 
 
