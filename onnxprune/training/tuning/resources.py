@@ -44,6 +44,7 @@ def _freed_memory_kept() -> Iterator[None]:
     if library is None:
         yield
         return
+    library.malloc_trim(0)  # what was freed before is not kept
     library.mallopt(_MMAP_MAX, 0)
     library.mallopt(_TRIM_THRESHOLD, _NEVER)
     try:
