@@ -91,17 +91,16 @@ def views_of(photo: Photo, scenes: Sequence[Photo], rng: np.random.Generator) ->
 
 
 def tuning_views(photos: Sequence[Photo], more: Sequence[Photo]) -> np.ndarray:
-    """Return random views of calibration photos and, as many, of other pictures, mingled."""
+    """Return random views of calibration photos, then as many of other pictures: a cut is calibrated on the first ones."""
     print(f"{len(more)} other pictures")
     if not more:
         raise SystemExit("no pictures to tune on: --pictures names a folder without any of 140 pixels and more")
     rng = np.random.default_rng(SEED + 1)
     scenes = [photo for photo in (*photos, *more) if photo.image.mode == "RGB"]
     shown = [part[place % len(part)] for part in (photos, more) for place in range(TUNED // 2)]
-    order = rng.permutation(len(shown))
-    views = np.empty((len(order), 3, SIZE, SIZE), np.float32)
-    for row, place in zip(views, order, strict=True):
-        row[:] = as_input([random_view(placed(shown[place], scenes, rng), rng)])[0]
+    views = np.empty((len(shown), 3, SIZE, SIZE), np.float32)
+    for row, photo in zip(views, shown, strict=True):
+        row[:] = as_input([random_view(placed(photo, scenes, rng), rng)])[0]
     return views
 
 
