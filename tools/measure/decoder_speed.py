@@ -36,6 +36,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "width 0.9": {"targets": {"params": 0.9}},
     "blocks 12 to 15 gone": {"without": BLOCKS, "change_io": True},
     "width 0.8": {"targets": {"params": 0.8}},
+    "depth 0.27": {"depth": 0.27, "change_io": True},
     "blocks 12 to 15 gone, width to 0.8": {"without": BLOCKS, "targets": {"params": 0.8}, "change_io": True},
 }
 
