@@ -21,7 +21,7 @@ from onnxprune.commands.records.report_files import (
     write_report,
 )
 from onnxprune.commands.steps.finish import Complete, Publish, kept_in_memory
-from onnxprune.commands.steps.learn import learn, lesson_values, proven, stored
+from onnxprune.commands.steps.learn import Learned, learn, lesson_values, proven, stored
 from onnxprune.commands.steps.prepare import part_to_run, sized_by
 from onnxprune.commands.steps.tune_cut import kept_by_report
 from onnxprune.commands.ways.tie import tied_as
@@ -54,10 +54,8 @@ from onnxprune.training.settings import TuneOptions, make_tune_options
 from onnxprune.training.tuning.processes import helps, launched_precision, processes_of
 
 if TYPE_CHECKING:
-    from onnxprune.graph.tensors import Array
     from onnxprune.training.tuning.callbacks import Callback
     from onnxprune.training.tuning.lesson import Lesson
-    from onnxprune.training.tuning.tuner import Tuned
 
 _NOTHING_READ = Reads()
 _NO_BUDGET_S = 0.001  # for latencies, which are not looked at
@@ -248,18 +246,15 @@ def read_cut(path: Path | None) -> Mapping[str, Any] | None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Learned:
-    """What came of a run."""
+class _Outcome:
+    """What came of a run, and of which models."""
 
     model: Model  # that was tuned, the part of it that runs
     teacher: Model | None
-    options: TuneOptions
-    lesson: Lesson
-    outcome: Tuned
-    contents: dict[str, Array]  # of the constants that got better
+    run: Learned
 
 
-def _learned(request: TuneRequest, progress: Progress) -> _Learned:
+def _learned(request: TuneRequest, progress: Progress) -> _Outcome:
     check_torch("tune")
     from onnxprune.training.tuning.teacher import check_ports  # noqa: PLC0415 - needs PyTorch
 
@@ -272,7 +267,7 @@ def _learned(request: TuneRequest, progress: Progress) -> _Learned:
         data = load_data(request.data, model.inputs, preprocess=options.preprocess)
         model = settled(sized_by(model, data))
         kept = None if request.cut is None or teacher is None else kept_by_report(teacher, request.cut)
-        lesson, outcome, contents = learn(
+        run = learn(
             model,
             teacher,
             data,
@@ -284,28 +279,28 @@ def _learned(request: TuneRequest, progress: Progress) -> _Learned:
             callbacks=request.callbacks,
             progress=progress,
         )
-    return _Learned(model, teacher, options, lesson, outcome, contents)
+    return _Outcome(model, teacher, run)
 
 
 def _tune(request: TuneRequest, progress: Progress, publish: Publish) -> Result:
-    learned, source = _learned(request, progress), request.model
-    model, options, lesson = learned.model, learned.options, learned.lesson
+    came, source = _learned(request, progress), request.model
+    model, options, lesson = came.model, came.run.options, came.run.lesson
     with blamed_on_change(source.stamps, source.path):
         evaluation = _evaluation(model, lesson, options)
-        proto = stored(model, learned.contents)
+        proto = stored(model, came.run.contents)
         with publish(proto, source.folder) as (path, complete):
             after = load(path)
-            gap = proven(lesson, path, learned.contents, progress)
+            gap = proven(lesson, path, came.run.contents, progress)
             progress("comparing outputs")
-            reference = learned.teacher or model
+            reference = came.teacher or model
             sides = [_compared(reference, each, evaluation, options) for each in (model, same_part(after, model))]
             report = tune_report(
                 before=source,
                 after=after,
-                teacher=learned.teacher,
+                teacher=came.teacher,
                 options=options,
                 lesson=lesson_values(lesson, options),
-                outcome=learned.outcome.to_dict(),
+                outcome=came.run.outcome.to_dict(),
                 gap=gap,
                 sides=sides,
                 held_out=_is_held_out(lesson, evaluation),

@@ -209,6 +209,51 @@ def test_a_run_goes_on_from_the_checkpoint_beside_the_output(folder, monkeypatch
     assert not (folder / "out.onnx.checkpoint").exists()
 
 
+def ended_at(step):
+    """Return a progress that ends the process before a step."""
+
+    def progress(text, at=0, steps=0):
+        if at == step:
+            raise Killed
+
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("the data", lambda arrays: arrays["x"].__setitem__(30, 0)),
+        ("the labels", lambda arrays: arrays["labels"].__setitem__(30, 5)),
+    ],
+)
+def test_a_checkpoint_of_other_samples_is_refused(folder, monkeypatch, name, change):
+    monkeypatch.setattr("onnxprune.training.tuning.tuner._Run._is_time_to_save", lambda *_: True)
+    arrays = {"x": pictures(), "labels": np.zeros(64, np.int64)}
+    np.savez(folder / "samples.npz", **arrays)
+    with pytest.raises(Killed):
+        tune_here(folder, progress=ended_at(9))
+    change(arrays)
+    np.savez(folder / "samples.npz", **arrays)
+    with pytest.raises(OptionError, match=f"out.onnx.checkpoint is a checkpoint of another run: {name} is"):
+        tune_here(folder, resume=True)
+
+
+def test_a_checkpoint_of_another_cut_or_metric_is_refused(folder, monkeypatch):
+    monkeypatch.setattr("onnxprune.training.tuning.tuner._Run._is_time_to_save", lambda *_: True)
+    with pytest.raises(Killed):
+        tune_here(folder, progress=ended_at(9), cut="cut.json")
+    with pytest.raises(OptionError, match="is a checkpoint of another run: the cut is"):
+        tune_here(folder, resume=True)
+    report = json.loads((folder / "cut.json").read_text())
+    group = next(group for group in report["groups"] if group["kept"] < group["units"])
+    group["kept_units"] = [unit for unit in range(group["units"]) if unit not in group["kept_units"]]
+    (folder / "cut.json").write_text(json.dumps(report))
+    with pytest.raises(OptionError, match="is a checkpoint of another run: the cut is"):
+        tune_here(folder, resume=True, cut="cut.json")
+    with pytest.raises(OptionError, match='is a checkpoint of another run: option metric is "dense" and was null'):
+        tune_here(folder, resume=True, options={**OPTIONS, "metric": "dense"})
+
+
 def test_files_that_cannot_be_written(folder):
     (folder / "out.onnx").write_bytes(b"mine")
     with pytest.raises(InputError, match=r"out.onnx exists; give another name, or --force"):

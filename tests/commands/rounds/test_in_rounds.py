@@ -212,6 +212,27 @@ def test_epochs_and_times_are_divided_too():
     assert times == [0.2, 0.2]
 
 
+def test_an_epoch_has_as_many_steps_in_rounds_as_in_one():
+    """A step takes fewer samples where each has many places to learn from: 8 of 64 places, not 32."""
+    proto = model(
+        "a = MatMul(x, w1)", "b = Relu(a)", "y = MatMul(b, w2)",
+        x="float[n,64,4] x", y="float[n,64,64] y", w1=(4, 16), w2=(16, 64),
+    )  # fmt: skip
+    data = {"x": np.random.default_rng(0).standard_normal((96, 64, 4)).astype(np.float32)}
+    options = {**CUT, "ratio": 0.5, "data": data, "tune": {"epochs": 3, "rate": 1e-3, "threads": 1}}
+    once = onnxprune.prune(proto, **options).report["tuning"]
+    rounds = [each["tuning"] for each in onnxprune.prune(proto, rounds=3, **options).report["rounds"]]
+    assert [each["lesson"]["batch"] for each in (once, *rounds)] == [8] * 4
+    assert sum(each["steps"] for each in rounds) == once["steps"]
+    assert [each["options"]["steps"] for each in rounds] == [each["steps"] for each in rounds]
+
+
+def test_too_few_steps_of_epochs_are_told_when_they_are_counted():
+    tune = {**TUNE, "steps": None, "epochs": 1}
+    with pytest.raises(OptionError, match="rounds 5 needs at least 5 steps of tuning, got 4"):
+        in_rounds(5, tune=tune)
+
+
 # -- what a later round knows of the original ---------------------------------------------------------------
 
 
