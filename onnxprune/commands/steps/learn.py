@@ -81,8 +81,9 @@ def learn(
     lesson = lesson_of(model, teacher, data, options, kept, processes=processes)
     if part is not None:
         options = part(_in_steps(options, lesson))
-    run = run_of(model, teacher, data, options, lesson.places)
-    saving = None if checkpoint is None else Saving(checkpoint, run, resume)
+    saving = None
+    if checkpoint is not None:
+        saving = Saving(checkpoint, run_of(model, teacher, data, options, lesson.places), resume)
     outcome = tuned(lesson, options, saving=saving, callbacks=callbacks, progress=progress)
     lesson.processes.leave()
     return Learned(lesson, options, outcome, contents_of(model, outcome.weights))
