@@ -37,6 +37,7 @@ from onnxprune.graph.files.deferred import deferring, defers, has_room
 from onnxprune.graph.files.publish import (
     Reads,
     blamed_on_change,
+    check_apart,
     check_files,
     check_unchanged,
     check_written,
@@ -118,7 +119,8 @@ def prune(
         rounds: in how many parts the model is cut and tuned; the length of tuning is that of all together.
         masks: how long gates on all units are learned together with the weights, under a target of macs, params or
             size or a shape, as `tune`; what they shut is cut.
-        checkpoint: a folder that finished rounds and the tuning are saved to.
+        checkpoint: a folder that finished rounds and the tuning are saved to; it is removed when the run has ended
+            well.
         resume: whether the run goes on from there.
         force: whether finished rounds of an earlier run may be removed from there.
         **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), depth (a share of
@@ -170,8 +172,11 @@ def prune_model(
     with bounded_source(source) as model, kept_in_memory(model, "pruned.onnx") as publish:
         job = Job(model, options, data, learning, recipe=recipe)
         keeper = keeper_of(job, None if checkpoint is None else Path(checkpoint), resume=resume, force=force)
-        result = _prune(job, keeper, logged, publish)
-        return replace(result, model=with_deferred_inside(result.model))
+        with keeper.leaving_nothing():
+            result = _prune(job, keeper, logged, publish)
+            result = replace(result, model=with_deferred_inside(result.model))
+        keeper.remove()
+        return result
 
 
 def prune_file(
@@ -218,13 +223,14 @@ def prune_file(
         check_files(target, weights, report_path, reads, force)
         check_weights_name(target, model.is_external)
         overlay = None if overlay_path is None else overlay_of(overlay_path, options)
-        files: list[tuple[Path | None, str]] = [
-            (None if options.vocabulary is None else map_file(target), "the map of ids")
-        ]
+        outputs = [(target, "is the output"), (weights, "is for weights of the output")]
+        files = [(None if options.vocabulary is None else map_file(target), "the map of ids")]
         files += [(report_path, "the report"), (None if page is None else page.path, "the page")]
         files += [] if overlay is None else overlay.outputs
         beside = [(path, what) for path, what in files if path is not None]
-        check_written(beside, reads, force, [(target, "is the output"), (weights, "is for weights of the output")])
+        check_written(beside, reads, force, outputs)
+        if checkpoint is not None:
+            check_apart(checkpoint, "the checkpoint", [*outputs, *((path, f"is {what}") for path, what in beside)])
         job = Job(model, options, data, learning, resolved(target).name, recipe=recipe)
         removed: list[Path] = []
         publish = published(

@@ -11,23 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.commands.prune import Result
+from onnxprune.commands.records.checkpoint_file import CheckpointFile
 from onnxprune.commands.records.recipe import recipe_of_call
 from onnxprune.commands.records.report_files import (
     PageFile,
-    check_page,
     check_plot,
     write_page,
     write_plot,
     write_report,
 )
 from onnxprune.commands.steps.finish import Complete, Publish, kept_in_memory
-from onnxprune.commands.steps.learn import learn, lesson_values, proven, stored
+from onnxprune.commands.steps.learn import Learned, learn, lesson_values, proven, stored
 from onnxprune.commands.steps.prepare import part_to_run, sized_by
 from onnxprune.commands.steps.tune_cut import kept_by_report
 from onnxprune.commands.ways.tie import tied_as
 from onnxprune.data.caches import suited_data
 from onnxprune.data.samples import Data, evaluated, files_of, load_data, shares_samples
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, OptionError
 from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.evaluation.details import details_of_none
@@ -37,6 +37,7 @@ from onnxprune.graph.files.publish import (
     blamed_on_change,
     check_files,
     check_unchanged,
+    check_written,
     resolved,
     staging,
 )
@@ -54,10 +55,8 @@ from onnxprune.training.settings import TuneOptions, make_tune_options
 from onnxprune.training.tuning.processes import helps, launched_precision, processes_of
 
 if TYPE_CHECKING:
-    from onnxprune.graph.tensors import Array
     from onnxprune.training.tuning.callbacks import Callback
     from onnxprune.training.tuning.lesson import Lesson
-    from onnxprune.training.tuning.tuner import Tuned
 
 _NOTHING_READ = Reads()
 _NO_BUDGET_S = 0.001  # for latencies, which are not looked at
@@ -72,8 +71,7 @@ class TuneRequest:
     data: Any
     options: TuneOptions
     cut: Mapping[str, Any] | None = None  # the report of the cut that made the model of the teacher
-    checkpoint: Path | None = None
-    resume: bool = False
+    checkpoint: CheckpointFile | None = None
     callbacks: Sequence[Callback] = ()
     reads: Reads = _NOTHING_READ
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -87,6 +85,7 @@ def tune(
     cut: Mapping[str, Any] | None = None,
     checkpoint: Path | str | None = None,
     resume: bool = False,
+    force: bool = False,
     callbacks: Sequence[Callable[[int, Mapping[str, float]], object]] = (),
     **options: Any,
 ) -> Result:
@@ -100,8 +99,9 @@ def tune(
         teacher: the model that it was made from; None where `data` has labels to learn from.
         data: samples, as for `prune`.
         cut: the report of `prune`, so that values between nodes can be compared where units were removed.
-        checkpoint: a file that the run is saved to from time to time.
+        checkpoint: a file that the run is saved to from time to time; it is removed when the run has ended well.
         resume: whether it goes on from there.
+        force: whether the checkpoint of an earlier run may be replaced.
         callbacks: functions that are told what is measured: the number of the step, and figures by name.
         **options: the fields of `TuneOptions`: one of steps, epochs and time (seconds, or "20m"); loss, temperature,
             words, reuse, rate, batch, accumulate, precision, segments, lora, slim, frozen, augment, decay, clip,
@@ -112,19 +112,22 @@ def tune(
         VerificationError: when the network does not compute what ONNX Runtime computes.
     """
     checked = make_tune_options(**options)
-    model = load(source)
+    check_torch("tune")
+    if resume and checkpoint is None:
+        raise OptionError("resume needs a checkpoint: the file that the run was saved to")
+    model, original = load(source), None if teacher is None else load(teacher)
     request = TuneRequest(
         model,
-        None if teacher is None else load(teacher),
+        original,
         data,
         checked,
         cut,
-        None if checkpoint is None else Path(checkpoint),
-        resume,
+        None if checkpoint is None else CheckpointFile(Path(checkpoint), resume, force),
         callbacks,
         Reads(model.path, tuple(model.data_files), files_of(data)),
         recipe_of_call("tune", source, {"teacher": teacher, "data": data, "cut": cut and "(report)", **options}),
     )
+    _check_checkpoint(request, [])
     with kept_in_memory(model, "tuned.onnx") as publish:
         return _tune(request, logged, publish)
 
@@ -142,9 +145,11 @@ class TuneFiles:
     recipe: Mapping[str, Any] = field(default_factory=dict)  # what makes the same again, for the report
 
     @property
-    def written(self) -> list[tuple[Path | None, str]]:
-        """Those that are written beside the model and its page, and what each is."""
-        return [(self.report, "the report"), (self.plot, "the plot")]
+    def written(self) -> list[tuple[Path, str]]:
+        """Those that are written beside the model, and what each is."""
+        page = None if self.page is None else self.page.path
+        roles = [(self.report, "the report"), (self.plot, "the plot"), (page, "the page")]
+        return [(path, role) for path, role in roles if path is not None]
 
     @property
     def read(self) -> tuple[Path, ...]:
@@ -193,11 +198,12 @@ def tune_file(
     model, teacher = load(source), None if files.teacher is None else load(files.teacher)
     reads = Reads(source, tuple(model.data_files), (*samples, *(teacher.data_files if teacher else ())))
     check_files(target, weights, files.report, reads, force)
-    check_page(files.page, [(target, "the output"), *files.written], reads, force)
-    saved = files.checkpoint or target.with_name(f"{target.name}.checkpoint")
-    request = TuneRequest(
-        model, teacher, data, options, read_cut(files.cut), saved, resume, callbacks, reads, files.recipe
-    )
+    outputs = [(target, "is the output"), (weights, "is for weights of the output")]
+    check_written(files.written, reads, force, outputs)
+    saved = CheckpointFile(files.checkpoint or target.with_name(f"{target.name}.checkpoint"), resume, force)
+    request = TuneRequest(model, teacher, data, options, read_cut(files.cut), saved, callbacks, reads, files.recipe)
+    cut = [] if files.cut is None else [(files.cut, "is the report of the cut")]
+    _check_checkpoint(request, [*outputs, *((path, f"is {role}") for path, role in files.written), *cut])
     if helps():
         _learned(request, silent)
         return None
@@ -208,9 +214,21 @@ def tune_file(
         with staging(force, on_written) as staged_files, written(staged_files) as path:
             yield path, partial(_complete, target=target, files=files, staged_files=staged_files)
 
-    result = _tune(request, progress, publish)
-    saved.unlink(missing_ok=True)
-    return result
+    return _tune(request, progress, publish)
+
+
+def _check_checkpoint(request: TuneRequest, beside: Sequence[tuple[Path, str]]) -> None:
+    """Raise InputError where a run cannot be saved, or must not; `beside` is read or written beside the checkpoint.
+
+    Of several processes the main one alone saves: the others may run where none of it is.
+    """
+    if request.checkpoint is None or helps():
+        return
+    teacher = request.teacher
+    read = [] if teacher is None or teacher.path is None else [(teacher.path, "is the teacher")]
+    read += [] if teacher is None else [(path, "holds weights of the teacher") for path in teacher.data_files]
+    read += [(path, "is the data to compare on") for path in files_of(request.options.eval_data)]
+    request.checkpoint.check(request.reads, [*read, *beside])
 
 
 def _complete(report: dict[str, Any], *, target: Path, files: TuneFiles, staged_files: Staging) -> None:
@@ -248,18 +266,15 @@ def read_cut(path: Path | None) -> Mapping[str, Any] | None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Learned:
-    """What came of a run."""
+class _Outcome:
+    """What came of a run, and of which models."""
 
     model: Model  # that was tuned, the part of it that runs
     teacher: Model | None
-    options: TuneOptions
-    lesson: Lesson
-    outcome: Tuned
-    contents: dict[str, Array]  # of the constants that got better
+    run: Learned
 
 
-def _learned(request: TuneRequest, progress: Progress) -> _Learned:
+def _learned(request: TuneRequest, progress: Progress) -> _Outcome:
     check_torch("tune")
     from onnxprune.training.tuning.teacher import check_ports  # noqa: PLC0415 - needs PyTorch
 
@@ -272,40 +287,41 @@ def _learned(request: TuneRequest, progress: Progress) -> _Learned:
         data = load_data(request.data, model.inputs, preprocess=options.preprocess)
         model = settled(sized_by(model, data))
         kept = None if request.cut is None or teacher is None else kept_by_report(teacher, request.cut)
-        lesson, outcome, contents = learn(
+        saved = request.checkpoint
+        run = learn(
             model,
             teacher,
             data,
             options,
             kept=kept,
             processes=processes_of(options.device),
-            checkpoint=request.checkpoint,
-            resume=request.resume,
+            checkpoint=None if saved is None else saved.path,
+            resume=saved is not None and saved.resume,
             callbacks=request.callbacks,
             progress=progress,
         )
-    return _Learned(model, teacher, options, lesson, outcome, contents)
+    return _Outcome(model, teacher, run)
 
 
 def _tune(request: TuneRequest, progress: Progress, publish: Publish) -> Result:
-    learned, source = _learned(request, progress), request.model
-    model, options, lesson = learned.model, learned.options, learned.lesson
+    came, source = _learned(request, progress), request.model
+    model, options, lesson = came.model, came.run.options, came.run.lesson
     with blamed_on_change(source.stamps, source.path):
         evaluation = _evaluation(model, lesson, options)
-        proto = stored(model, learned.contents)
+        proto = stored(model, came.run.contents)
         with publish(proto, source.folder) as (path, complete):
             after = load(path)
-            gap = proven(lesson, path, learned.contents, progress)
+            gap = proven(lesson, path, came.run.contents, progress)
             progress("comparing outputs")
-            reference = learned.teacher or model
+            reference = came.teacher or model
             sides = [_compared(reference, each, evaluation, options) for each in (model, same_part(after, model))]
             report = tune_report(
                 before=source,
                 after=after,
-                teacher=learned.teacher,
+                teacher=came.teacher,
                 options=options,
                 lesson=lesson_values(lesson, options),
-                outcome=learned.outcome.to_dict(),
+                outcome=came.run.outcome.to_dict(),
                 gap=gap,
                 sides=sides,
                 held_out=_is_held_out(lesson, evaluation),
@@ -313,6 +329,8 @@ def _tune(request: TuneRequest, progress: Progress, publish: Publish) -> Result:
             report["recipe"] = dict(request.recipe)
             check_unchanged(source.stamps, source.path)
             complete(report)
+    if request.checkpoint is not None and not helps():
+        request.checkpoint.remove()
     stamps = {path: stamp for path, stamp in source.stamps.items() if path != source.path}
     return Result(proto, report, source.folder, source.is_external, source.alignment, request.reads, stamps)
 

@@ -149,10 +149,10 @@ def share_of_tuning(number: int, rounds: int, last: float = LAST) -> float:
 
 
 def tuning_of_round(options: TuneOptions, spent: float, number: int, rounds: int, *, last: float = LAST) -> TuneOptions:
-    """Return the options of tuning for one round.
+    """Return the options of tuning with the length that one round has.
 
     Args:
-        options: of all rounds, with a number of steps or a time.
+        options: those of the round but for that: the length is that of all rounds, with a number of steps or a time.
         spent: steps or seconds that rounds before it got.
         number: of the round, from 0.
         rounds: how many there are.
@@ -161,11 +161,11 @@ def tuning_of_round(options: TuneOptions, spent: float, number: int, rounds: int
     Raises:
         OptionError: when there are fewer steps than rounds.
     """
-    share, seed = share_of_tuning(number, rounds, last), options.seed + number
+    share = share_of_tuning(number, rounds, last)
     if options.time is not None:
-        return replace(options, time=(options.time - spent) * share, seed=seed)
+        return replace(options, time=(options.time - spent) * share)
     total = options.steps or 0
     if total < rounds:
         raise OptionError(f"rounds {rounds} needs at least {rounds} steps of tuning, got {total}")
-    steps = max(1, round((total - int(spent)) * share))
-    return replace(options, steps=min(steps, total - int(spent) - (rounds - 1 - number)), seed=seed)
+    left = total - int(spent)
+    return replace(options, steps=max(1, min(round(left * share), left - (rounds - 1 - number))))

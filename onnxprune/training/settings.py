@@ -119,7 +119,7 @@ class TuneOptions:
     @property
     def decided(self) -> dict[str, Any]:
         """What the numbers depend on, as plain values: a run is resumed with the same alone."""
-        left_out = ("eval_data", "inputs", "metric", "preprocess")
+        left_out = ("eval_data", "inputs")
         return {name: value for name, value in self.to_dict().items() if name not in left_out}
 
 

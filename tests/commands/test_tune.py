@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
+from onnxprune.commands.records.report_files import PageFile
 from onnxprune.commands.tune import TuneFiles, read_cut, tune_file
 from onnxprune.errors import InputError, OptionError, VerificationError
 from onnxprune.graph.view import view
@@ -192,7 +193,7 @@ class Killed(BaseException):
 
 def test_a_run_goes_on_from_the_checkpoint_beside_the_output(folder, monkeypatch):
     tune_here(folder, "whole.onnx")
-    monkeypatch.setattr("onnxprune.training.tuning.tuner._Run._is_time_to_save", lambda *_: True)
+    monkeypatch.setattr("onnxprune.training.tuning.saving.Saver.is_due", True)
 
     def progress(text, step=0, steps=0):
         if step == 9:
@@ -207,6 +208,160 @@ def test_a_run_goes_on_from_the_checkpoint_beside_the_output(folder, monkeypatch
     tune_here(folder, resume=True)
     assert (folder / "out.onnx").read_bytes() == (folder / "whole.onnx").read_bytes()
     assert not (folder / "out.onnx.checkpoint").exists()
+
+
+def ended_at(step):
+    """Return a progress that ends the process before a step."""
+
+    def progress(text, at=0, steps=0):
+        if at == step:
+            raise Killed
+
+    return progress
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["", "force"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("small.onnx", "is the input"),
+        ("teacher.onnx", "is the teacher"),
+        ("samples.npz", "is part of the data"),
+        ("eval.npz", "is the data to compare on"),
+        ("cut.json", "is the report of the cut"),
+        ("out.onnx", "is the output"),
+        ("out.onnx.data", "is for weights of the output"),
+        ("out.json", "is the report"),
+        ("out.svg", "is the plot"),
+        ("out.html", "is the page"),
+    ],
+)
+def test_a_checkpoint_replaces_no_other_file_of_the_run(folder, name, message, force):
+    before, options = contents(folder), {**OPTIONS, "eval_data": str(folder / "eval.npz")}
+    written = {"report": "out.json", "plot": "out.svg"}
+    with pytest.raises(InputError, match=rf"{re.escape(name)} {message}; give the checkpoint another name"):
+        tune_file(
+            folder / "small.onnx",
+            folder / "out.onnx",
+            make_tune_options(**options),
+            folder / "samples.npz",
+            files=TuneFiles(
+                folder / "teacher.onnx",
+                folder / "cut.json",
+                folder / name,
+                page=PageFile(folder / "out.html", ""),
+                **{role: folder / path for role, path in written.items()},
+            ),
+            force=force,
+            progress=never_tuned,
+        )
+    assert contents(folder) == before
+
+
+def never_tuned(text, *_):
+    assert text.startswith("reading")
+
+
+def test_a_checkpoint_that_cannot_be_is_told_before_anything_runs(folder):
+    (folder / "out.onnx.checkpoint").mkdir()  # as prune has it
+    with pytest.raises(
+        InputError, match=r"out.onnx.checkpoint is in the way: it is a folder, and tune saves to a file"
+    ):
+        tune_here(folder, progress=never_tuned)
+    with pytest.raises(InputError, match=r"run.checkpoint: there is no folder .*none"):
+        tune_here(folder, progress=never_tuned, checkpoint="none/run.checkpoint")
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"notes.txt is in the way: it is no checkpoint of tune; give another"):
+        tune_here(folder, progress=never_tuned, checkpoint="notes.txt", force=True)
+    with pytest.raises(InputError, match=r"run.checkpoint: there is no checkpoint to resume; leave out --resume"):
+        tune_here(folder, progress=never_tuned, checkpoint="run.checkpoint", resume=True)
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_that_was_ended_is_gone_on_with_or_removed(folder, monkeypatch):
+    monkeypatch.setattr("onnxprune.training.tuning.saving.Saver.is_due", True)
+    with pytest.raises(Killed):
+        tune_here(folder, progress=ended_at(9))
+    saved = folder / "out.onnx.checkpoint"
+    before = saved.read_bytes()
+    message = (
+        "out.onnx.checkpoint holds a run that was ended: go on from there with --resume, or remove it with --force"
+    )
+    with pytest.raises(InputError, match=message):
+        tune_here(folder, progress=never_tuned)
+    assert saved.read_bytes() == before
+    monkeypatch.setattr("onnxprune.training.tuning.saving.Saver.is_due", False)
+    tune_here(folder, force=True)  # it is too short to be saved
+    assert not saved.exists()
+
+
+def test_a_plot_that_is_there_is_told_before_anything_runs(folder):
+    (folder / "out.svg").write_text("mine")
+    with pytest.raises(InputError, match=r"out.svg exists; give another name, or --force"):
+        tune_here(folder, plot="out.svg", progress=never_tuned)
+
+
+def test_a_checkpoint_in_python(folder, monkeypatch):
+    monkeypatch.setattr("onnxprune.training.tuning.saving.Saver.is_due", True)
+    monkeypatch.chdir(folder)
+    asked = {"data": "samples.npz", "checkpoint": "run.checkpoint", **OPTIONS}
+
+    def ends(step, figures):
+        if step > 8:
+            raise Killed
+
+    whole = onnxprune.tune("small.onnx", "teacher.onnx", **asked).model
+    assert not (folder / "run.checkpoint").exists()
+    with pytest.raises(Killed):
+        onnxprune.tune("small.onnx", "teacher.onnx", callbacks=[ends], **asked)
+    with pytest.raises(InputError, match=r"run.checkpoint holds a run that was ended"):
+        onnxprune.tune("small.onnx", "teacher.onnx", **asked)
+    assert onnxprune.tune("small.onnx", "teacher.onnx", resume=True, **asked).model == whole
+    assert not (folder / "run.checkpoint").exists()
+    for name, what in {"small.onnx": "the input", "teacher.onnx": "the teacher", "samples.npz": "the data"}.items():
+        with pytest.raises(InputError, match=f"{name} is {what}; give the checkpoint another name"):
+            onnxprune.tune("small.onnx", "teacher.onnx", **{**asked, "checkpoint": name}, force=True)
+    with pytest.raises(OptionError, match="resume needs a checkpoint: the file that the run was saved to"):
+        onnxprune.tune("small.onnx", "teacher.onnx", **{**asked, "checkpoint": None}, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("the data", lambda arrays: arrays["x"].__setitem__(30, 0)),
+        ("the labels", lambda arrays: arrays["labels"].__setitem__(30, 5)),
+    ],
+)
+def test_a_checkpoint_of_other_samples_is_refused(folder, monkeypatch, name, change):
+    monkeypatch.setattr("onnxprune.training.tuning.saving.Saver.is_due", True)
+    arrays = {"x": pictures(), "labels": np.zeros(64, np.int64)}
+    np.savez(folder / "samples.npz", **arrays)
+    with pytest.raises(Killed):
+        tune_here(folder, progress=ended_at(9))
+    change(arrays)
+    np.savez(folder / "samples.npz", **arrays)
+    with pytest.raises(OptionError, match=f"out.onnx.checkpoint is a checkpoint of another run: {name} is"):
+        tune_here(folder, resume=True)
+
+
+def test_a_checkpoint_of_another_cut_or_metric_is_refused(folder, monkeypatch):
+    monkeypatch.setattr("onnxprune.training.tuning.saving.Saver.is_due", True)
+    with pytest.raises(Killed):
+        tune_here(folder, progress=ended_at(9), cut="cut.json")
+    with pytest.raises(OptionError, match="is a checkpoint of another run: the cut is"):
+        tune_here(folder, resume=True)
+    report = json.loads((folder / "cut.json").read_text())
+    group = next(group for group in report["groups"] if group["kept"] < group["units"])
+    group["kept_units"] = [unit for unit in range(group["units"]) if unit not in group["kept_units"]]
+    (folder / "cut.json").write_text(json.dumps(report))
+    with pytest.raises(OptionError, match="is a checkpoint of another run: the cut is"):
+        tune_here(folder, resume=True, cut="cut.json")
+    with pytest.raises(OptionError, match='is a checkpoint of another run: option metric is "dense" and was null'):
+        tune_here(folder, resume=True, options={**OPTIONS, "metric": "dense"})
 
 
 def test_files_that_cannot_be_written(folder):

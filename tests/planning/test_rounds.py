@@ -39,9 +39,14 @@ def test_all_tuning_is_parts(rounds, last, steps):
 
 def test_a_time_is_divided_and_too_few_steps_are_refused():
     options = tuning_of_round(make_tune_options(time=100, seed=4), 25, 1, 3, last=0.5)
-    assert (options.time, options.seed) == (25, 5)
+    assert (options.time, options.seed) == (25, 4)
     with pytest.raises(OptionError, match="rounds 3 needs at least 3 steps of tuning, got 2"):
         tuning_of_round(make_tune_options(steps=2), 0, 0, 3)
+
+
+def test_a_round_has_a_step_where_others_took_all():
+    """An epoch may have fewer steps in a later round: a step of a smaller network is run in fewer parts."""
+    assert tuning_of_round(make_tune_options(steps=8), 8, 2, 3).steps == 1
 
 
 WHOLE = {"a": 64, "b": 64, "c": 10}

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from onnxprune.commands.rounds.folder import Finished, Keeper
-from onnxprune.commands.rounds.tune_pruned import Tuning, improver, in_steps, taught
+from onnxprune.commands.rounds.tune_pruned import Tuning, improver, taught
 from onnxprune.commands.steps.cut import Pass, cut
 from onnxprune.commands.steps.decide import decide, score
 from onnxprune.commands.steps.finish import Publish, compared, with_report
@@ -59,9 +59,9 @@ def in_rounds(
         InputError, NothingToPrune, VerificationError: as `prune`; rounds that are finished stay with the keeper.
     """
     first = prepare(job.model, job.options, job.data, progress, tunes=job.learning.tuning is not None)
-    tuning = None if job.learning.tuning is None else in_steps(job.learning.tuning, first)
-    if tuning is not None:
-        tuning_of_round(tuning, 0, 0, job.learning.rounds)  # says whether there are steps enough
+    tuning = job.learning.tuning
+    if tuning is not None and tuning.steps is not None:
+        tuning_of_round(tuning, 0, 0, job.learning.rounds)  # says now whether there are steps enough
     with chosen_where_asked(first, progress) if given is None else contextlib.nullcontext(given) as int8:
         rounds = _Rounds(job, first, tuning, wanted(first.groups, first.options), keeper, progress, int8)
         for number in range(job.learning.rounds - 1):
@@ -146,7 +146,7 @@ class _Rounds:
         progress = self._progress_of(number)
         part = self._run_part()
         contents: Mapping[str, Array] = {}
-        _, tuning = self._tuning_of(number)
+        tuning = self._tuning_of(number)
         if tuning is not None:
             data, is_measured = self.first.tuning_data, self.job.options.is_measured
             assert data is not None
@@ -204,14 +204,17 @@ class _Rounds:
         is_first = self.model is self.job.model
         if is_first:
             self._check_reachable(evidence, options)
-        budget, tuning = self._tuning_of(number)
+        tuning = self._tuning_of(number)
         wanted_of = {
             target.kind: now[target.kind] * target.value if target.is_fraction else goals[target.kind]
             for target in options.bounds
         }
-        noted = {"wanted": wanted_of, "budget": budget}
+
+        def noted(report: dict[str, Any]) -> None:
+            report["round"] = {"wanted": wanted_of, "budget": _length(report["tuning"])}
+
         once = Pass(
-            partial(with_report, publish, lambda report: report.update(round=noted)),
+            partial(with_report, publish, noted),
             improve=None if tuning is None else improver(prepared, tuning, told),
             original=self.job.original if is_first else self.teacher,
             evidence=evidence,
@@ -250,14 +253,19 @@ class _Rounds:
             deployed = None if self.int8 is None else self.int8.deployed(self.original)
             decide(self.first.with_options(whole), evidence, None, silent, deployed)
 
-    def _tuning_of(self, number: int) -> tuple[float | None, Tuning | None]:
-        """Return the steps or seconds of tuning of a round, and how it is tuned."""
+    def _tuning_of(self, number: int) -> Tuning | None:
+        """Return how a round is tuned: with its share of the steps, which its lesson counts, or of the time."""
         if self.tuning is None:
-            return None, None
-        options = tuning_of_round(self.tuning, sum(self._budgets()), number, self.job.learning.rounds)
-        kept = kept_in_all(self.parts) if self.parts else None
-        tuning = Tuning(options, self.teacher, kept, self.keeper.tuning(number), self.keeper.resume)
-        return options.time if options.steps is None else float(options.steps), tuning
+            return None
+        spent, rounds = sum(self._budgets()), self.job.learning.rounds
+        return Tuning(
+            replace(self.tuning, seed=self.tuning.seed + number),
+            self.teacher,
+            kept_in_all(self.parts) if self.parts else None,
+            self.keeper.tuning(number),
+            self.keeper.resume,
+            part=lambda options: tuning_of_round(options, spent, number, rounds),
+        )
 
     def _budgets(self) -> Iterator[float]:
         """Yield the steps or seconds that the rounds so far had."""
@@ -317,6 +325,14 @@ class _Rounds:
         is_whole = len(kept) == entry["units"]
         reason = reasons.get(entry["name"]) or entry["locked"] or "no round removed any of its units"
         return {**entry, "kept": len(kept), "kept_units": list(kept), "locked": reason if is_whole else None}
+
+
+def _length(tuning: Mapping[str, Any] | None) -> float | None:
+    """Return the steps or seconds that a report says a cut was to be tuned for; None where it was not."""
+    if tuning is None:
+        return None
+    options = tuning["options"]
+    return float(options["time"] if options["steps"] is None else options["steps"])
 
 
 def _turn_into(report: dict[str, Any], other: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from onnxprune.commands.steps.finish import Improve, Masks
-from onnxprune.commands.steps.learn import learn, lesson_values, proven
+from onnxprune.commands.steps.learn import Learned, learn, lesson_values, proven
 from onnxprune.commands.steps.prepare import PreparedModel
 from onnxprune.commands.steps.tune_cut import Kept, kept_by_masks, kept_in_all
 from onnxprune.data.caches import suited_data
@@ -19,7 +19,6 @@ from onnxprune.graph.shapes.probe import settled
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress
 from onnxprune.training.settings import TuneOptions
-from onnxprune.training.tuning.order import batch_of, held_out, order_of
 
 # Better numbers for weights, and what reports on them once they are written.
 Taught: TypeAlias = tuple[Mapping[str, Array], Callable[[Path], dict[str, Any]]]
@@ -34,16 +33,7 @@ class Tuning:
     kept: Kept | None = None  # which of the original's values that model has
     checkpoint: Path | None = None  # where it is saved
     resume: bool = False  # whether it goes on from there, where something is there
-
-
-def in_steps(options: TuneOptions, prepared: PreparedModel) -> TuneOptions:
-    """Return options whose length, where it is in epochs, is in steps."""
-    if options.epochs is None or prepared.tuning_data is None:
-        return options
-    learned, _ = held_out(prepared.tuning_data)
-    batch = batch_of(options.batch, 1)  # how many places outputs have is not known yet
-    order = order_of(learned, batch, options.accumulate or 1, options.seed)
-    return replace(options, epochs=None, steps=options.epochs * order.steps_of_epoch, batch=batch)
+    part: Callable[[TuneOptions], TuneOptions] | None = None  # see `learn`: of cuts that share the length
 
 
 def improver(prepared: PreparedModel, tuning: Tuning, progress: Progress) -> Improve:
@@ -78,25 +68,25 @@ def taught(model: Model, data: Data, tuning: Tuning, progress: Progress, *, is_m
         is_measured: whether the model depends on measurements: a resumed run may then have another one.
     """
 
-    def learned(resume: bool) -> Any:
-        teacher, options, path = tuning.original, tuning.options, tuning.checkpoint
+    def learned(resume: bool) -> Learned:
         return learn(
-            model, teacher, data, options, kept=tuning.kept, checkpoint=path, resume=resume, progress=progress
+            model, tuning.original, data, tuning.options, part=tuning.part, kept=tuning.kept,
+            checkpoint=tuning.checkpoint, resume=resume, progress=progress,
         )  # fmt: skip
 
     resume = tuning.resume and tuning.checkpoint is not None and tuning.checkpoint.exists()
     try:
-        lesson, outcome, contents = learned(resume)
+        own = learned(resume)
     except OptionError as error:
         if not (resume and is_measured):
             raise
         progress(f"the cut that was measured is another one than before, tuning begins anew ({error})")
-        lesson, outcome, contents = learned(False)
+        own = learned(False)
 
     def report(path: Path) -> dict[str, Any]:
-        gap = proven(lesson, path, contents, progress)
+        gap = proven(own.lesson, path, own.contents, progress)
         proof = {"passed": True, "max_rel_diff": gap}
-        values = {"options": tuning.options.to_dict(), "lesson": lesson_values(lesson, tuning.options)}
-        return {**values, "proof": proof, **outcome.to_dict()}
+        values = {"options": own.options.to_dict(), "lesson": lesson_values(own.lesson, own.options)}
+        return {**values, "proof": proof, **own.outcome.to_dict()}
 
-    return contents, report
+    return own.contents, report

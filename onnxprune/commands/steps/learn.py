@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,26 +29,39 @@ if TYPE_CHECKING:
 _CHECKED = 64  # held-out samples on which the written file is held against the network
 
 
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What came of a run."""
+
+    lesson: Lesson
+    options: TuneOptions  # of the run, with its own length
+    outcome: Tuned
+    contents: dict[str, Array]  # of the constants that got better
+
+
 def learn(
     model: Model,
     teacher: Model | None,
     data: Data,
     options: TuneOptions,
     *,
+    part: Callable[[TuneOptions], TuneOptions] | None = None,
     kept: Kept | None = None,
     processes: Processes = ALONE,
     checkpoint: Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     progress: Progress = silent,
-) -> tuple[Lesson, Tuned, dict[str, Array]]:
-    """Return the lesson, what came of it, and the contents of the constants that got better.
+) -> Learned:
+    """Return what comes of a run.
 
     Args:
         model: to be tuned.
         teacher: that it follows.
         data: the samples.
         options: of tuning.
+        part: gives options the length of this run, where theirs, in steps or seconds, is that of several; None: it is
+            theirs.
         kept: which units of the teacher the model has.
         processes: that learn together.
         checkpoint: where the run is saved.
@@ -65,10 +79,21 @@ def learn(
 
     progress("holding the network against ONNX Runtime")
     lesson = lesson_of(model, teacher, data, options, kept, processes=processes)
-    saving = None if checkpoint is None else Saving(checkpoint, run_of(model, teacher, data, options), resume)
+    if part is not None:
+        options = part(_in_steps(options, lesson))
+    saving = None
+    if checkpoint is not None:
+        saving = Saving(checkpoint, run_of(model, teacher, data, options, lesson.places), resume)
     outcome = tuned(lesson, options, saving=saving, callbacks=callbacks, progress=progress)
     lesson.processes.leave()
-    return lesson, outcome, contents_of(model, outcome.weights)
+    return Learned(lesson, options, outcome, contents_of(model, outcome.weights))
+
+
+def _in_steps(options: TuneOptions, lesson: Lesson) -> TuneOptions:
+    """Return options whose length, where it is in epochs, is in steps: the lesson knows how many samples one takes."""
+    if options.epochs is None:
+        return options
+    return replace(options, epochs=None, steps=options.epochs * lesson.order(options).steps_of_epoch)
 
 
 def proven(lesson: Lesson, path: Path, contents: Mapping[str, Array], progress: Progress) -> float:

@@ -137,7 +137,8 @@ def _learned(  # noqa: PLR0917 - as they follow from one another
     decide(prepared, Evidence(even, {}), None, silent, deployed)  # says now what cannot be reached
     saving = None
     if keeper.masks is not None:
-        saving = Saving(keeper.masks, run_of(model, original, data, options), keeper.resume and keeper.masks.exists())
+        run = run_of(model, original, data, options, lesson.places)
+        saving = Saving(keeper.masks, run, keeper.resume and keeper.masks.exists())
     counted = prepared.options if int8 is None else int8.in_float32(prepared.options)
     budget = _budget(replace(prepared, options=counted), groups)
     masks = learned_masks(lesson, groups, budget, options, saving=saving, progress=progress)

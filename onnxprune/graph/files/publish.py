@@ -112,10 +112,10 @@ def check_files(target: Path, weights: Path, report: Path | None, reads: Reads, 
         raise InputError(f"{target} is the input; give another name, or {_REPLACE}")
     sources = [(reads.source, "is the input"), *((path, "holds weights of the input") for path in reads.weights)]
     for path in (target, weights):
-        _check_apart(path, "the output", reads.beside if own else [*sources, *reads.beside])
+        check_apart(path, "the output", reads.beside if own else [*sources, *reads.beside])
     if report is not None:
         written = [(target, "is the output"), (weights, "is for weights of the output")]
-        _check_apart(report, "the report", [*sources, *reads.beside, *written])
+        check_apart(report, "the report", [*sources, *reads.beside, *written])
     for path in (target, *([] if report is None else [report])):
         _check_free(path, force)
 
@@ -154,7 +154,7 @@ def check_written(
     others += reads.beside
     for path, role in outputs:
         _check_regular(path, _EXAMPLES.get(role, role.split()[-1]))
-        _check_apart(path, role, others)
+        check_apart(path, role, others)
         _check_free(path, force)
         others.append((path, f"is {role}"))
 
@@ -167,7 +167,14 @@ def _check_regular(path: Path, name: str) -> None:
         raise InputError(f"{path} is a device or pipe; give the name of a file")
 
 
-def _check_apart(path: Path, role: str, others: Sequence[tuple[Path | None, str]]) -> None:
+def check_apart(path: Path, role: str, others: Sequence[tuple[Path | None, str]]) -> None:
+    """Raise InputError where a path leads to one of several others.
+
+    Args:
+        path: of what is to be written.
+        role: what it is: "the report".
+        others: the others, if they are there, and what each is: "is the output".
+    """
     for other, what in others:
         if other is not None and _same(path, other):
             raise InputError(f"{path} {what}; give {role} another name")

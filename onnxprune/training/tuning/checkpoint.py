@@ -86,5 +86,14 @@ def load(path: Path, run: Mapping[str, str]) -> dict[str, Any]:
     return dict(state)
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a file holds a run, of whatever model and release; numbers of weights are left in the file."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # whatever PyTorch makes of a file of another kind, or of none
+        return False
+    return isinstance(content, dict) and {"format", "run", "state"} <= content.keys()
+
+
 def _short(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:18]}...{text[-18:]}"

@@ -20,6 +20,7 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune.commands.prune import prune_file
+from onnxprune.commands.rounds.folder import RoundsFolder
 from onnxprune.commands.steps.tune_cut import initializers_in_all, kept_in_all, units_in_all
 from onnxprune.errors import InputError, NothingToPrune, OptionError, VerificationError
 from onnxprune.planning.options import make_options
@@ -114,14 +115,16 @@ def test_what_can_be_reached_is_not_refused():
         in_rounds(2, tune=None, targets={"macs": 0.001, "memory": 0.9})
 
 
-def test_sizes_that_come_from_samples_are_those_of_all_rounds(tmp_path):
+def test_sizes_that_come_from_samples_are_those_of_all_rounds(tmp_path, monkeypatch):
     proto = model(
         "a = Conv(x, w1)", "b = Relu(a)", "c = Conv(b, w2)", "d = Relu(c)", "e = Flatten(d)", "y = MatMul(e, w3)",
         x="float[n,1,h,w] x", w1=(8, 1, 3, 3), w2=(8, 8, 3, 3), w3=(8 * 2 * 6, 4),
     )  # fmt: skip
     data = np.random.default_rng(0).standard_normal((32, 1, 6, 10)).astype(np.float32)
     options = {**CUT, "round_to": 1, "targets": {"macs": 0.3}, "tune": {**TUNE, "steps": 6}, "data": {"x": data}}
-    report = onnxprune.prune(proto, rounds=3, checkpoint=tmp_path / "saved", **options).report
+    with monkeypatch.context() as patched:
+        patched.setattr(RoundsFolder, "remove", lambda self: None)
+        report = onnxprune.prune(proto, rounds=3, checkpoint=tmp_path / "saved", **options).report
     assert [each["tuning"]["lesson"]["losses"] for each in report["rounds"]] == [{"kl": 1.0, "features": 1.0}] * 3
     assert onnxprune.prune(proto, rounds=3, checkpoint=tmp_path / "saved", resume=True, **options).report["rounds"]
 
@@ -166,7 +169,7 @@ def test_a_result_with_external_data_needs_no_checkpoint(tmp_path):
     onnx.save(copy.deepcopy(classifier()), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
     options = {**CUT, "round_to": 1, "ratio": 0.0, "ratios": {"w1": 0.5}}  # weights behind w2 stay as they are
     result = onnxprune.prune(tmp_path / "m.onnx", rounds=2, checkpoint=tmp_path / "saved", **options)
-    shutil.rmtree(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
     result.save(tmp_path / "a.onnx")
     assert (tmp_path / "a.onnx.data").exists()
     plain = in_rounds(2, tune=None, data=None, **{name: options[name] for name in ("ratio", "ratios", "round_to")})
@@ -210,6 +213,27 @@ def test_epochs_and_times_are_divided_too():
         for each in in_rounds(2, tune={**TUNE, "steps": None, "time": "0.4s"}).report["rounds"]
     ]
     assert times == [0.2, 0.2]
+
+
+def test_an_epoch_has_as_many_steps_in_rounds_as_in_one():
+    """A step takes fewer samples where each has many places to learn from: 8 of 64 places, not 32."""
+    proto = model(
+        "a = MatMul(x, w1)", "b = Relu(a)", "y = MatMul(b, w2)",
+        x="float[n,64,4] x", y="float[n,64,64] y", w1=(4, 16), w2=(16, 64),
+    )  # fmt: skip
+    data = {"x": np.random.default_rng(0).standard_normal((96, 64, 4)).astype(np.float32)}
+    options = {**CUT, "ratio": 0.5, "data": data, "tune": {"epochs": 3, "rate": 1e-3, "threads": 1}}
+    once = onnxprune.prune(proto, **options).report["tuning"]
+    rounds = [each["tuning"] for each in onnxprune.prune(proto, rounds=3, **options).report["rounds"]]
+    assert [each["lesson"]["batch"] for each in (once, *rounds)] == [8] * 4
+    assert sum(each["steps"] for each in rounds) == once["steps"]
+    assert [each["options"]["steps"] for each in rounds] == [each["steps"] for each in rounds]
+
+
+def test_too_few_steps_of_epochs_are_told_when_they_are_counted():
+    tune = {**TUNE, "steps": None, "epochs": 1}
+    with pytest.raises(OptionError, match="rounds 5 needs at least 5 steps of tuning, got 4"):
+        in_rounds(5, tune=tune)
 
 
 # -- what a later round knows of the original ---------------------------------------------------------------
@@ -417,6 +441,36 @@ def test_rounds_without_tuning_and_data_are_kept_too(folder):
     )
     prune_file(folder / "model.onnx", folder / "b.onnx", options, rounds=3, force=False, progress=lambda *_: None)
     assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes()
+
+
+def test_no_checkpoint_is_another_file_of_the_run(folder):
+    for name, what in {"small.onnx": "the output", "small.onnx.data": "for weights of the output"}.items():
+        with pytest.raises(InputError, match=f"{name} is {what}; give the checkpoint another name"):
+            prune_here(folder, checkpoint=folder / name)
+    with pytest.raises(InputError, match=r"report.json is the report; give the checkpoint another name"):
+        prune_here(folder, checkpoint=folder / "report.json")
+    with pytest.raises(InputError, match=r"model.onnx is in the way: checkpoints of this run go there"):
+        prune_here(folder, checkpoint=folder / "model.onnx")
+    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "samples.npz"]
+
+
+def test_rounds_in_python_leave_nothing_when_they_have_ended_well(folder, monkeypatch):
+    """What comes of them lies in memory: a second run begins anew, and is not asked about those of the first."""
+    saved = folder / "saved"
+    results = [in_rounds(2, checkpoint=saved).model for _ in range(2)]
+    assert not saved.exists()
+    assert results[0] == results[1]
+    with pytest.raises(OptionError, match=re.escape("target macs=0.001 (at best 0.0")):
+        in_rounds(2, checkpoint=saved, targets={"macs": 0.001})
+    assert not saved.exists()  # there is nothing to go on from
+    with monkeypatch.context() as patched:
+        patched.setattr("onnxprune.commands.prune.logged", ending("round 2 of 2: tracing"))
+        with pytest.raises(Ended):
+            in_rounds(2, checkpoint=saved)
+    with pytest.raises(InputError, match="saved holds a finished round: go on from there with --resume"):
+        in_rounds(2, checkpoint=saved)
+    assert in_rounds(2, checkpoint=saved, resume=True).model == results[0]
+    assert not saved.exists()
 
 
 @pytest.mark.soak

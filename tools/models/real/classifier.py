@@ -91,7 +91,7 @@ def views_of(photo: Photo, scenes: Sequence[Photo], rng: np.random.Generator) ->
 
 
 def tuning_views(photos: Sequence[Photo], more: Sequence[Photo]) -> np.ndarray:
-    """Return random views of calibration photos, then as many of other pictures: a cut is calibrated on the first ones."""
+    """Return random views of calibration photos, then as many of other pictures: a cut is calibrated on the first."""
     print(f"{len(more)} other pictures")
     if not more:
         raise SystemExit("no pictures to tune on: --pictures names a folder without any of 140 pixels and more")
