@@ -45,8 +45,9 @@ class SavedNetworks:
             for keeper in self._keepers.values():
                 keeper.remove()
         finally:
-            for name in () if self.path is None else self._keepers:
-                _remove_empty(self.path, Path(name))
+            if self.path is not None:
+                for name in self._keepers:
+                    _remove_empty(self.path, Path(name))
 
     def _begin(self, path: Path, models: Mapping[str, Model]) -> None:
         """Make way for a run, or see that there is something to go on with."""
