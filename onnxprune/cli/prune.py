@@ -236,9 +236,11 @@ def prune(
         rest: dict[str, Any] = {"tune": tune, "rounds": rounds, "masks": masks}
         rest["report_path"], rest["page"] = parse_reports(report_paths)
         rest["tokens_path"] = None if options["vocabulary"] is None else Path(options["vocabulary"])
-        rest |= {"recipe": recipe_of(context), "force": force, "on_written": lambda: written.append(output)}
+        rest |= {"checkpoint": checkpoint, "resume": resume, "force": force, "recipe": recipe_of(context)}
+        rest["on_written"] = lambda: written.append(output)
         if source.is_dir():
-            _check_of_folders(checkpoint, resume, overlay_path)
+            if overlay_path is not None:
+                raise OptionError("overlay: only files have one, no folders")
             with show_progress(quiet) as progress:
                 report = prune_files(source, output, checked, data, progress=progress, **rest).report
             show_result(report if as_json else folder_tables(report))
@@ -249,8 +251,6 @@ def prune(
                 output,
                 checked,
                 data,
-                checkpoint=checkpoint,
-                resume=resume,
                 overlay_path=overlay_path,
                 progress=progress,
                 **rest,
@@ -281,11 +281,3 @@ def checked_options(
     options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
     options |= {"round_to": parse_step(round_to), "depth": parse_depth(depth), "shape": shape or ()}
     return make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
-
-
-def _check_of_folders(checkpoint: Path | None, resume: bool, overlay: Path | None) -> None:
-    """Raise OptionError for options that folders do not have."""
-    if checkpoint is not None or resume:
-        raise OptionError("checkpoint and resume: only files have them, no folders")
-    if overlay is not None:
-        raise OptionError("overlay: only files have one, no folders")

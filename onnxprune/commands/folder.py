@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,30 +24,29 @@ from onnxprune.commands.beside.settings import CacheSizes
 from onnxprune.commands.folders.branches import Globs, own_globs, with_own_globs
 from onnxprune.commands.folders.copies import told_of_copies
 from onnxprune.commands.folders.follow import Lead, follow, lead_of, shapes_of, uncut
+from onnxprune.commands.folders.found import Found, found_in, name_in
 from onnxprune.commands.folders.held import Held
-from onnxprune.commands.folders.networks import Network, networks_of
-from onnxprune.commands.folders.places import MODEL, check_places, check_reads, into_place, walked
+from onnxprune.commands.folders.networks import Network
+from onnxprune.commands.folders.places import check_places, check_reads, into_place, walked
 from onnxprune.commands.folders.promised import told_of_targets
 from onnxprune.commands.folders.samples import Samples
+from onnxprune.commands.folders.saved import TOKENS, SavedNetworks, place_of
 from onnxprune.commands.folders.settle import PrunedFile, settle, settle_tokens
 from onnxprune.commands.folders.words import (
-    Tokens,
     check_alike,
     check_cut,
     tokens_alone,
-    tokens_that_go,
     without_samples,
 )
-from onnxprune.commands.prune import Result, bounded, bounded_model, prune_to
+from onnxprune.commands.prune import Result, bounded, bounded_model, prune_kept
 from onnxprune.commands.records.recipe import recipe_of_call
 from onnxprune.commands.records.report_files import PageFile, ReportFiles, map_file
 from onnxprune.commands.steps.finish import Publish, published, with_report
 from onnxprune.commands.steps.job import Job, Learning, make_learning
 from onnxprune.commands.steps.pages import with_details
 from onnxprune.dependency.cost import CACHE
-from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionError
+from onnxprune.errors import NothingToPrune, OnnxpruneError, OptionError
 from onnxprune.graph.files.publish import Reads, hidden_beside, resolved, signals_held
-from onnxprune.graph.files.read import load
 from onnxprune.graph.files.write import check_weights_name
 from onnxprune.graph.forms.straight import begun
 from onnxprune.graph.model import Model
@@ -89,6 +88,8 @@ def prune_folder(
     tune: Any = None,
     rounds: int = 1,
     masks: Any = None,
+    checkpoint: Path | str | None = None,
+    resume: bool = False,
     force: bool = False,
     **options: Any,
 ) -> FolderResult:
@@ -103,7 +104,9 @@ def prune_folder(
         tune: how long what was cut learns, as of `prune`.
         rounds: in how many parts each network is cut and tuned.
         masks: how long gates on all units are learned, as of `prune`.
-        force: whether a folder that holds a model may be replaced by `target`.
+        checkpoint: a folder that what takes long is saved to; beside `target` by default, with tuning, rounds or masks.
+        resume: whether the run goes on from there.
+        force: whether a folder that holds a model may be replaced by `target`, and finished rounds be removed.
         **options: the fields of `Options`, as of `prune`.
 
     Raises:
@@ -116,7 +119,8 @@ def prune_folder(
     recipe = recipe_of_call("prune", source, {**asked, "rounds": None if rounds == 1 else rounds})
     return prune_files(
         Path(source), Path(target), checked, data,
-        tune=tune, rounds=rounds, masks=masks, force=force, recipe=recipe, progress=logged,
+        tune=tune, rounds=rounds, masks=masks, checkpoint=None if checkpoint is None else Path(checkpoint),
+        resume=resume, force=force, recipe=recipe, progress=logged,
     )  # fmt: skip
 
 
@@ -131,6 +135,8 @@ def prune_files(
     tune: Any = None,
     rounds: int = 1,
     masks: Any = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
     force: bool = False,
     tokens_path: Path | None = None,
     recipe: Mapping[str, Any] = MappingProxyType({}),
@@ -149,7 +155,9 @@ def prune_files(
         tune: as of `prune_file`.
         rounds: as of `prune_file`.
         masks: as of `prune_file`.
-        force: whether `target` may be replaced.
+        checkpoint: as of `prune_file`; each network has a folder of its own in it.
+        resume: as of `prune_file`.
+        force: whether `target` may be replaced, and finished rounds be removed.
         tokens_path: the file that lists the tokens to keep, if one does; it is not replaced.
         recipe: what makes the same again, for the report.
         progress: called before each step.
@@ -161,28 +169,21 @@ def prune_files(
     options = _checked(options)
     learning = make_learning(tune, rounds, masks, data, options)
     check_places(source, target, force)
-    held = [*_read(source, progress)]
-    networks = networks_of(held, options)
-    files = [{_name(file.model, source): file.model for file in network.files} for network in networks]
-    tokens = tokens_that_go(options, learning, files)
-    samples = Samples.of_all([next(iter(each)) for each in files], data, options.eval_data)
+    saved = SavedNetworks(place_of(checkpoint, target, keeps=learning.takes_long or resume), resume, force)
+    found = found_in(source, data, options, learning, progress)
     reports = ReportFiles(None, report_path, force, page)
-    check_reads(source, target, reports, Reads(data=_files_of(samples), tokens=tokens_path))
+    check_reads(source, target, reports, Reads(data=found.data_files, tokens=tokens_path), saved.path)
     place = resolved(target)
-    with contextlib.ExitStack() as stack:
+    with saved.run(found.models), contextlib.ExitStack() as stack:
         scratch = hidden_beside(place, stack)
         whole = scratch / place.name
-        _copy_others(source, whole, [each.model for each in held], with_maps=options.vocabulary is None)
-        run = _Run(source, whole, options, progress, learning, tokens, networks, _keep_past(held), page)
-        made = [each for parts in zip(networks, samples, strict=True) for each in run.pruned(*parts)]
-        result = replace(_result(target, whole, made), recipe=recipe)
+        _copy_others(source, whole, found.models.values(), with_maps=options.vocabulary is None)
+        run = _Run(source, whole, options, progress, learning, found, saved, page)
+        result = replace(_result(target, whole, [*run.made()]), recipe=recipe)
         with signals_held(), reports.written(result.report):
             into_place(whole, place, scratch / "old", force)
             on_written()
     return result
-
-
-# -- what is there -----------------------------------------------------------------------------------------
 
 
 def _checked(options: Options) -> Options:
@@ -194,34 +195,10 @@ def _checked(options: Options) -> Options:
     return options
 
 
-def _read(folder: Path, progress: Progress) -> Iterator[Held]:
-    """Yield all models of a folder.
-
-    Raises:
-        InputError: when there is none, or one cannot be read.
-    """
-    found = sorted(path for path in walked(folder) if path.suffix == MODEL and path.is_file())
-    if not found:
-        raise InputError(f"{folder}: the folder holds no file that ends in {MODEL}")
-    for path in found:
-        progress(f"{path.relative_to(folder).as_posix()}: reading {path}")
-        yield Held(load(path))
-
-
-def _name(model: Model, folder: Path) -> str:
-    """Return the path of a model from a folder on."""
-    return "" if model.path is None else model.path.relative_to(folder).as_posix()
-
-
-def _keep_past(held: Sequence[Held]) -> bool:
-    """Whether any of the models keeps something of the past."""
-    return any(cache_bytes(each.model.inputs) for each in held)
-
-
 # -- what is made ------------------------------------------------------------------------------------------
 
 
-def _copy_others(source: Path, whole: Path, models: Sequence[Model], *, with_maps: bool) -> None:
+def _copy_others(source: Path, whole: Path, models: Iterable[Model], *, with_maps: bool) -> None:
     """Copy all but models, their weights and what is hidden; links become files.
 
     Maps of ids, of an earlier cut, are copied only where no new ones are written in their place.
@@ -246,16 +223,20 @@ class _Run:
     options: Options
     progress: Progress
     learning: Learning
-    tokens: Tokens | None  # of which some go; None where all stay
-    networks: Sequence[Network]
-    has_caches: bool  # whether any of them keeps something of the past
+    found: Found
+    saved: SavedNetworks
     page: PageFile | None = None  # that shows all models
 
     @cached_property
     def globs(self) -> Mapping[str, Globs]:
         """The globs of branches that mean some of each network, by the name of the file that leads it."""
-        leads = {_name(network.files[0].model, self.source): network.lead.model for network in self.networks}
+        leads = {name_in(self.source, network.files[0].model): network.lead.model for network in self.found.networks}
         return own_globs(leads, self.options)
+
+    def made(self) -> Iterator[PrunedFile]:
+        """Yield what becomes of each file; the rest is as of `pruned`."""
+        for network, samples in zip(self.found.networks, self.found.samples, strict=True):
+            yield from self.pruned(network, samples)
 
     def pruned(self, network: Network, samples: Samples) -> list[PrunedFile]:
         """Prune what leads a network, and cut the others alike.
@@ -300,7 +281,7 @@ class _Run:
                 return self._copied(model, str(error))
             rest = str(error)
         try:
-            return self._file(model, self._led(model, samples, alone), leads=leads, rest=rest)
+            return self._file(model, self._led(model, samples, alone, TOKENS), leads=leads, rest=rest)
         except NothingToPrune as error:
             return self._copied(model, str(error))
 
@@ -311,22 +292,22 @@ class _Run:
             NothingToPrune: where no target is left, and no branch that is to go.
             OptionError: for a target of caches, where what leads takes none, but another file of its network does.
         """
-        options = with_own_globs(self.options, self.globs.get(_name(model, self.source), {}))
+        options = with_own_globs(self.options, self.globs.get(name_in(self.source, model), {}))
         if not self._knows_tokens(model):
             options = replace(options, vocabulary=None)
-        if self.has_caches and (by_body or not cache_bytes(model.inputs)):
+        if self.found.has_caches and (by_body or not cache_bytes(model.inputs)):
             self._check_no_cache_target(model, options, by_body)
             options = _without_cache_target(options)
         return options
 
     def _check_no_cache_target(self, model: Model, options: Options, by_body: bool) -> None:
         """Raise OptionError for a target of caches that a file takes whose network is planned by what takes none."""
-        network = next(each for each in self.networks if any(file.model is model for file in each.files))
+        network = next(each for each in self.found.networks if any(file.model is model for file in each.files))
         other = next((file.model for file in network.files if cache_bytes(file.model.inputs)), None)
         if other is not None and any(kind == CACHE for kind, _ in options.targets):
-            first = _name(model, self.source)
+            first = name_in(self.source, model)
             where = f"a body of {first} leads and takes no cache, the file does"
-            apart = f"{first} leads and takes no cache, {_name(other, self.source)} does"
+            apart = f"{first} leads and takes no cache, {name_in(self.source, other)} does"
             raise OptionError(
                 f"target {CACHE} counts what a file takes: {where if by_body else apart}; say with depth or without "
                 "which attentions go with theirs"
@@ -334,23 +315,23 @@ class _Run:
 
     def _knows_tokens(self, model: Model) -> bool:
         """Whether tokens go that a model takes or scores."""
-        return self.tokens is not None and self.tokens.are_known_to(model)
+        return self.found.tokens is not None and self.found.tokens.are_known_to(model)
 
-    def _led(self, model: Model, samples: Samples, options: Options) -> Result:
-        """Prune a file that follows no other one."""
+    def _led(self, model: Model, samples: Samples, options: Options, turn: str = "") -> Result:
+        """Prune a file that follows no other one; what is kept of a second turn has an ending of its own."""
         options = replace(options, eval_data=samples.evaluation)
-        place, name = self._place(model), _name(model, self.source)
+        place, name = self._place(model), name_in(self.source, model)
         with _named(name), bounded_model(model) as slim:
             check_weights_name(place, model.is_external)
-            scored = None if self.tokens is None else self.tokens.scored(slim)
+            scored = None if self.found.tokens is None else self.found.tokens.scored(slim)
             job = Job(slim, options, samples.data, self.learning, place.name, root=self.source, scored=scored)
             progress = self._progress(name)
             publish = with_details(published(slim, place), job, self.page, progress)
-            return prune_to(job, place, publish, progress=progress)
+            return prune_kept(job, place, publish, self.saved.keeper(name + turn, job), progress)
 
     def _led_by_body(self, aside: Path, model: Model, samples: Samples, options: Options) -> Result:
         """Prune the body of a file that texts begin with, to a folder aside; it is timed where it has to be."""
-        name = _name(model, self.source)
+        name = name_in(self.source, model)
         place, is_timed = aside / Path(name).name, any(kind == "latency" for kind, _ in options.targets)
         with _named(name), bounded_model(model) as slim:
             body = begun(slim)
@@ -359,16 +340,18 @@ class _Run:
                 options, eval_data=own.evaluation, inputs=shapes_of(body, options), latency=options.latency and is_timed
             )
             job = Job(body, options, own.data, self.learning, place.name, root=self.source)
-            return prune_to(job, place, published(body, place), progress=self._progress(name))
+            given = replace(job, data=samples.data, options=replace(options, eval_data=samples.evaluation))
+            keeper = self.saved.keeper(name, given)
+            return prune_kept(job, place, published(body, place), keeper, self._progress(name))
 
     def _file(self, model: Model, result: Result, *, leads: bool = True, rest: str | None = None) -> PrunedFile:
         """Return what became of a file that was pruned."""
-        name = _name(model, self.source)
+        name = name_in(self.source, model)
         return PrunedFile(name, result.report, leads=leads, caches=_caches(name, model, result.report), rest=rest)
 
     def _followed(self, file: Held, lead: Lead, publish: Publish | None = None) -> PrunedFile:
         """Cut a file as what leads was; where that is a body of it, settings follow this file, and `publish` is its."""
-        name, progress = _name(file.model, self.source), self._progress(_name(file.model, self.source))
+        name, progress = name_in(self.source, file.model), self._progress(name_in(self.source, file.model))
         with _named(name), bounded(file.model):
             usual = published(file.model, self._place(file.model))
             report = follow(file, lead, self.options, publish or usual, progress)[1]
@@ -379,7 +362,7 @@ class _Run:
         """Return what publishes a file that is cut as its body was, with the report `led`: its own says the same."""
         job = Job(model, replace(self.options, eval_data=samples.evaluation), samples.data, self.learning)
         publish = with_details(
-            published(model, self._place(model)), job, self.page, self._progress(_name(model, self.source))
+            published(model, self._place(model)), job, self.page, self._progress(name_in(self.source, model))
         )
         asked = job.options.to_dict()
         told = {key: led[key] for key in _OF_LEAD}
@@ -393,12 +376,12 @@ class _Run:
         else:
             with published(model, self._place(model))(model.stored, model.folder):
                 pass
-        name = _name(model, self.source)
+        name = name_in(self.source, model)
         caches = _caches(name, model, {"ports": ()})
         return PrunedFile(name, None, why, caches=caches, knows_tokens=self._knows_tokens(model))
 
     def _place(self, model: Model) -> Path:
-        return self.whole / _name(model, self.source)
+        return self.whole / name_in(self.source, model)
 
     def _progress(self, name: str) -> Progress:
         """Return what says of which model a step is."""
@@ -449,8 +432,3 @@ def _result(target: Path, whole: Path, files: Sequence[PrunedFile]) -> FolderRes
         if each.report is not None:
             each.report["output"]["path"] = str(target / each.name)
     return FolderResult(target, tuple(in_order), settings)
-
-
-def _files_of(samples: Sequence[Samples]) -> tuple[Path, ...]:
-    """Return the files that hold samples."""
-    return tuple(path for each in samples for path in each.files)

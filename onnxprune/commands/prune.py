@@ -289,9 +289,19 @@ def prune_to(
     saved = checkpoint or target.with_name(f"{target.name}.checkpoint")
     keeps = checkpoint is not None or job.learning.takes_long or resume
     keeper = keeper_of(job, saved if keeps else None, resume=resume, force=force)
+    result = prune_kept(job, target, publish, keeper, progress)
+    keeper.remove()
+    return result
+
+
+def prune_kept(job: Job, target: Path, publish: Publish, keeper: Keeper, progress: Progress) -> Result:
+    """Do the same with what keeps the run; nothing that it keeps is removed.
+
+    Raises:
+        InputError, NothingToPrune, VerificationError: as `prune`; `keeper` keeps nothing where nothing was done.
+    """
     with keeper.leaving_nothing():
         result = _prune(job, keeper, progress, publish)
-    keeper.remove()
     if defers():  # what was written holds the numbers from now on
         return replace(result, model=read_proto(target), folder=resolved(target).parent, stamps={})
     return result

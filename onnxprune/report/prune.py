@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from onnxprune.calibration.weight_slopes import ENOUGH, chance
 from onnxprune.latency.speedup import WIDE
 from onnxprune.metrics.words import headline
 from onnxprune.report.depth import depth_lines
@@ -251,7 +252,9 @@ def _spent(effort: Mapping[str, Any] | None) -> str:
         scale = effort["gradient"]
         law = f"{scale['factor']:.2g} times what they tell to the power of {scale['power']:.2f}"
         off = f"within a factor of {scale['spread']:.2f} at the median"
-        return f"{measured} on {judged}, the others told by gradients: {law}, {off}\n"
+        sums = scale.get("sums") or ENOUGH  # reports of 1.0 have none
+        few = f"; {sums} sums of gradients tell them, which are off by {chance(sums):.0%} by chance"
+        return f"{measured} on {judged}, the others told by gradients: {law}, {off}{few * (sums < ENOUGH)}\n"
     return f"{effort['level']} effort: {measured} on {judged}, the others told by errors; --effort thorough has all\n"
 
 

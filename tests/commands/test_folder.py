@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -610,13 +609,6 @@ def test_the_command_takes_a_folder(folder):
     values = json.loads(report.read_text())
     assert values["files"]["model.onnx"]["output"]["path"] == str(out / "model.onnx")
     assert load(out / "model.onnx").params < load(source / "model.onnx").params
-
-
-def test_the_command_says_what_folders_do_not_have(folder):
-    source = folder(model=mlp())
-    said = invoke("prune", str(source), "-o", str(source.parent / "out"), "--resume", code=2).stderr
-    assert "only files have them, no folders" in said
-    assert not Path(source.parent / "out").exists()
 
 
 def test_a_folder_in_python(folder):

@@ -28,8 +28,11 @@ def check_places(source: Path, target: Path, force: bool) -> None:
         raise InputError(f"{target}: there is no folder {target.parent}")
 
 
-def check_reads(source: Path, target: Path, reports: ReportFiles, reads: Reads) -> None:
-    """Raise InputError when what is read would go away: only what looks like an output of ours is replaced."""
+def check_reads(source: Path, target: Path, reports: ReportFiles, reads: Reads, checkpoint: Path | None = None) -> None:
+    """Raise InputError when what is read would go away, or something else be read or moved with a folder.
+
+    Only what looks like an output of ours is replaced.
+    """
     place = resolved(target)
     if place.is_dir():
         found = [*walked(place)]
@@ -42,7 +45,7 @@ def check_reads(source: Path, target: Path, reports: ReportFiles, reads: Reads) 
         if hidden is not None or (any(place.iterdir()) and not any(path.suffix == MODEL for path in found)):
             what = f"it holds {hidden.name}" if hidden is not None else "it holds no model"
             raise InputError(f"{target} is not replaced, {what}; remove it yourself, or give another name")
-    for path, role in reports.outputs:
+    for path, role in (*reports.outputs, *([] if checkpoint is None else [(checkpoint, "the checkpoint")])):
         if resolved(path).is_relative_to(place):
             raise InputError(f"{path}: {role} would lie in the output; give it a place beside that")
         if resolved(path).is_relative_to(resolved(source)):

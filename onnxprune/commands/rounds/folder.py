@@ -127,19 +127,16 @@ class RoundsFolder:
                 cannot be made.
             OptionError: when what is there is of another run; it names what differs.
         """
-        known = read_json(self.path / _RUN, MOST_BYTES)
-        is_checkpoint = isinstance(known, dict) and known.get("kind") == _KIND
         run = {"kind": _KIND, **run}
         if self.resume:
-            if not is_checkpoint:
-                raise InputError(f"{self.path}: there is no checkpoint to resume; leave out --resume to begin")
+            known = self._known()
+            if known is None:
+                raise nothing_to_resume(self.path)
             _check_same(self.path, known, run)
             return
-        if is_checkpoint:
-            self._check_replaceable()
+        self.check_replaceable()
+        if self.is_begun:
             self.remove()
-        elif self.path.exists() and (self.path.is_file() or any(self.path.iterdir())):
-            raise InputError(f"{self.path} is in the way: checkpoints of this run go there; give another --checkpoint")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -147,8 +144,24 @@ class RoundsFolder:
         with staging(force=True) as files:
             write_report(run, self.path / _RUN, files.add(self.path / _RUN))
 
-    def _check_replaceable(self) -> None:
-        """Raise InputError where rounds are finished that nobody said may be removed."""
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run was begun here."""
+        return self._known() is not None
+
+    def _known(self) -> dict[str, Any] | None:
+        """Return what the run is that was begun here; None where none was."""
+        known = read_json(self.path / _RUN, MOST_BYTES)
+        return known if isinstance(known, dict) and known.get("kind") == _KIND else None
+
+    def check_replaceable(self) -> None:
+        """Raise InputError where rounds are finished that nobody said may be removed, or something else is there."""
+        if not self.is_begun:
+            if self.path.exists() and (self.path.is_file() or any(self.path.iterdir())):
+                raise InputError(
+                    f"{self.path} is in the way: checkpoints of this run go there; give another --checkpoint"
+                )
+            return
         rounds = len(self._named(r"round-\d+\.onnx"))
         if rounds and not self.force:
             finished = "a finished round" if rounds == 1 else f"{rounds} finished rounds"
@@ -167,7 +180,7 @@ class RoundsFolder:
                 path.unlink(missing_ok=True)
         for folder in self._named(r"notes-\d+"):
             Notes(folder).remove()
-        own = self._named(r"(round-\d+\.json|tuning-\d+\.checkpoint)")
+        own = self._named(r"(round-\d+\.json|tuning-\d+\.checkpoint|\.(tuning-\d+|masks)\.checkpoint-.*)")
         for path in (*own, self.masks, self.path / _RUN):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it is not there, or something else is in it
@@ -226,6 +239,11 @@ class RoundsFolder:
 
     def _files(self, number: int) -> tuple[Path, Path]:
         return self.path / f"round-{number + 1}.onnx", self.path / f"round-{number + 1}.json"
+
+
+def nothing_to_resume(path: Path) -> InputError:
+    """Return what is raised where a run is to go on that was not begun."""
+    return InputError(f"{path}: there is no checkpoint to resume; leave out --resume to begin")
 
 
 def _check_same(path: Path, known: Mapping[str, Any], run: Mapping[str, Any]) -> None:

@@ -204,4 +204,4 @@ def _curve_of(plain: Any, units: int) -> Curve:
     foretold = None if plain["foretold"] is None else tuple(map(float, plain["foretold"]))
     if foretold is not None and len(foretold) != len(removed):
         raise ValueError("not a number for each count")
-    return Curve(order, removed, losses, errors, told, foretold)
+    return Curve(order, removed, losses, errors, told, foretold, int(plain["sums"]))

@@ -36,6 +36,7 @@ class Curve:
     errors: tuple[float, ...]  # of the consumers at these counts, relative to their variance
     told: tuple[int, ...] = ()  # those of the counts whose losses were not measured, but follow from the errors
     foretold: tuple[float, ...] | None = None  # losses at these counts that gradients tell, before they are calibrated
+    sums: int = 0  # of gradients, independent of each other, that these follow from
 
     @property
     def measured(self) -> tuple[int, ...]:
@@ -74,6 +75,7 @@ def _of_note(note: Note) -> Curve:
         errors=tuple(map(float, note.plain["errors"])),
         told=tuple(map(int, note.plain["told"])),
         foretold=None if foretold is None else tuple(map(float, foretold)),
+        sums=int(note.plain["sums"]),
     )
 
 
@@ -97,6 +99,7 @@ class Scale:
     power: float
     spread: float  # the median of how many times a measured loss is off, at least 1
     measured: int  # losses that it is fitted to
+    sums: int  # of gradients that tell each loss, see `calibration.weight_slopes`
 
 
 def scale_of(curves: Mapping[str, Curve]) -> Scale | None:
@@ -109,8 +112,9 @@ def scale_of(curves: Mapping[str, Curve]) -> Scale | None:
     if not told:
         return None
     pairs = [(f, m) for curve in told for f, m in _beside(curve) if f > _NO_LOSS and _NO_LOSS < m < np.inf]
+    sums = min(curve.sums for curve in told)
     if not pairs:
-        return Scale(1.0, 1.0, 1.0, 0)
+        return Scale(1.0, 1.0, 1.0, 0, sums)
     x, y = np.log(np.array(pairs)).T
     power = 1.0
     if len(pairs) >= _SLOPED:
@@ -120,7 +124,7 @@ def scale_of(curves: Mapping[str, Curve]) -> Scale | None:
         power = float(np.clip(np.median(slopes), *_POWERS)) if len(slopes) else 1.0
     left = y - power * x
     factor = float(np.median(left))
-    return Scale(float(np.exp(factor)), power, float(np.exp(np.median(np.abs(left - factor)))), len(pairs))
+    return Scale(float(np.exp(factor)), power, float(np.exp(np.median(np.abs(left - factor)))), len(pairs), sums)
 
 
 def _beside(curve: Curve) -> list[tuple[float, float]]:

@@ -2,7 +2,8 @@
 
 A measured loss is a run from the group to the output: all of them cost the square of the depth. Gradients tell all
 losses for one backward pass a sample (`calibration.weight_slopes`), to second order; a few losses, spread over the
-depth and over small and large cuts, are measured to calibrate what they tell (`planning.curves.curve.scale_of`).
+depth and over small and large cuts, are measured to calibrate what they tell (`planning.curves.curve.scale_of`). Where
+weights are so large that few sums of gradients are kept, chance decides what these tell, and no law mends that.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxprune.calibration.batches import Calibration
-from onnxprune.calibration.weight_slopes import WeightSlopes, weight_slopes
+from onnxprune.calibration.weight_slopes import ENOUGH as ENOUGH_SUMS
+from onnxprune.calibration.weight_slopes import WeightSlopes, chance, room, weight_slopes
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.planning.curves.measured import MEASURED, Cut, consuming, measurable
@@ -55,11 +57,19 @@ def choose_source(
     each = measurable(traced, cuts, calibration, levels=levels)
     if options.curves == "measured" or not cuts or (options.curves == "auto" and is_enough(planned, each)):
         return planned, None
+    names = consuming(traced.model, cuts)
+    fit = room(traced.model, names)
+    if options.curves == "auto" and fit < ENOUGH_SUMS:
+        progress(
+            f"loss curves are measured, as gradients are too large: there is room for {fit} of at least {ENOUGH_SUMS}, "
+            f"and losses by them would be off by {chance(fit):.0%}"
+        )
+        return planned, None
     try:
         check_torch(f"--curves {options.curves}")
         slopes = weight_slopes(
             traced.model,
-            consuming(traced.model, cuts),
+            names,
             calibration,
             passes=affordable_passes(traced, calibration, options),
             seed=options.seed,
@@ -70,6 +80,11 @@ def choose_source(
             raise
         progress(f"loss curves are measured, as there are no gradients: {error}")
         return planned, None
+    if slopes.rows < ENOUGH_SUMS:
+        progress(
+            f"losses by gradients are off by {chance(slopes.rows):.0%}, as those of {slopes.answers} answers are kept "
+            f"as {slopes.rows} sums: with fewer than {ENOUGH_SUMS}, chance decides, and --curves measured tells better"
+        )
     return calibrating(each, len(calibration.judged)), slopes
 
 

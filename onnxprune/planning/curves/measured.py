@@ -340,7 +340,8 @@ class _Sampler:
         losses, told = self._losses(stand, counts, seen, elimination)
         foretold = None if losses is None else self._foretold(cut, counts, stand.pairs, seen, elimination)
         order = tuple(elimination.order.tolist())
-        return Curve(order, (0, *counts), losses, (0.0, *elimination.errors), told, foretold)
+        sums = 0 if foretold is None or self._slopes is None else self._slopes.rows
+        return Curve(order, (0, *counts), losses, (0.0, *elimination.errors), told, foretold, sums)
 
     def _foretold(
         self,

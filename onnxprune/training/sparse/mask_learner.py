@@ -7,7 +7,6 @@ over the first half of the steps. What a gate is in the end is multiplied into t
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +27,7 @@ from onnxprune.training.tuning.precision import AUTO, SINGLE, autocast, faster, 
 from onnxprune.training.tuning.resources import resources
 from onnxprune.training.tuning.saving import Saver, Saving
 from onnxprune.training.tuning.schedule import factor
-from onnxprune.training.tuning.stepping import adamw
+from onnxprune.training.tuning.stepping import NotFinite, adamw, check_gradient, check_losses
 
 Tensor = torch.Tensor
 RATE = 1e-3  # of the weights, by default
@@ -126,7 +125,8 @@ def learned_masks(
 
     Raises:
         InputError: when a checkpoint cannot be written or read.
-        OptionError: when a checkpoint is of another run, or the loss is not finite.
+        OptionError: when a checkpoint is of another run; and for a loss or gradient that is not finite, of which it
+            names step and samples. Tuning would keep its best state; gates that are half learned are none.
     """
     with resources(options.threads):
         torch.manual_seed(options.seed)
@@ -171,16 +171,19 @@ class _Run:
         )
 
     def finished(self) -> Masks:
-        """Go to the end, and return what came of it."""
+        """Go to the end, and return what came of it.
+
+        Raises:
+            OptionError: when a loss or gradient is not finite.
+        """
         self.began = time.monotonic()
-        if self.saving is not None and self.saving.resume:
-            self._take_up(checkpoint.load(self.saving.path, self.saving.run))
-        else:
-            self._begin()
-        self._pace()
-        self.ended = self.progressed >= 1
-        while not self.ended:
-            self._advance()
+        try:
+            self._learn()
+        except NotFinite as error:
+            raise OptionError(
+                f"{error} at step {self.step + 1} of learning masks: look at what the data holds there, or give masks "
+                f"a rate below {self.rate:g}, in Python as masks={{'rate': ...}}"
+            ) from None
         if self.saver is not None:
             self.saver.save(self._state())
         return Masks(
@@ -193,6 +196,17 @@ class _Run:
             rate=self.rate,
             precision=self.precision,
         )
+
+    def _learn(self) -> None:
+        """Take all steps, or those behind a checkpoint."""
+        if self.saving is not None and self.saving.resume:
+            self._take_up(checkpoint.load(self.saving.path, self.saving.run))
+        else:
+            self._begin()
+        self._pace()
+        self.ended = self.progressed >= 1
+        while not self.ended:
+            self._advance()
 
     def _begin(self) -> None:
         """Choose the precision, and guess how many steps there is time for."""
@@ -255,23 +269,18 @@ class _Run:
         """Make the gradients of a step those of its loss and the budget; return the loss, and how the budget is missed.
 
         Raises:
-            OptionError: when loss or gradients are not finite.
+            NotFinite: when loss or gradients are not.
         """
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         loss = self._backward()
-        self._check_finite(loss, "loss")
         violations = self.budget.violations(self.gates.expected(), tight)
         torch.autograd.backward(self.multipliers.penalty(violations))
         norm = torch.nn.utils.clip_grad_norm_(self.lesson.network.weights.values(), self.options.clip)
         others = [each.grad for each in (*self.gates.parameters(), *self.multipliers.parameters())]
         norms = [norm, *(slope.norm() for slope in others if slope is not None)]
-        self._check_finite(float(torch.stack(norms).sum()), "gradient")
+        check_gradient(float(torch.stack(norms).sum()), self.order.at(self.step), self.lesson.train)
         return loss, violations.detach()
-
-    def _check_finite(self, value: float, what: str) -> None:
-        if not math.isfinite(value):
-            raise OptionError(f"the {what} was not finite at step {self.step + 1} of learning masks: give a lower rate")
 
     def _backward(self) -> float:
         """Add the gradients of a step; return the mean loss of its samples."""
@@ -287,7 +296,9 @@ class _Run:
                 used = self.groups.weights(drawn, weights)
                 keys = [(self.step, part, int(row)) for row in rows]
                 seen = self.lesson.seen(piece, own, self.lesson.objective, None, used, keys=keys)
-            loss = self.lesson.objective(seen).sum() / count
+            losses = self.lesson.objective(seen)
+            check_losses(losses.detach(), rows, self.lesson.train)
+            loss = losses.sum() / count
             torch.autograd.backward(loss)
             total += float(loss.detach())
         return total

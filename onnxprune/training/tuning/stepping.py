@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from onnxprune.data.batching import Piece
+from onnxprune.data.samples import Data
 from onnxprune.graph.tensors import Array
 from onnxprune.training.settings import TuneOptions
 from onnxprune.training.tuning.learner import Learner
@@ -25,6 +26,40 @@ _GRADIENT = 10 / 3  # runs forward that take as long as a gradient of the studen
 
 class NotFinite(Exception):
     """A loss or a gradient that is NaN or infinite; says of which samples."""
+
+
+def check_losses(losses: torch.Tensor, rows: Array, data: Data) -> None:
+    """Raise NotFinite where losses are NaN or infinite; it names their samples.
+
+    Args:
+        losses: of samples, ``[samples]``.
+        rows: the numbers of these in `data`, ``[samples]``.
+        data: that is learned from.
+    """
+    wrong = torch.isfinite(losses).logical_not().nonzero().flatten().tolist()
+    if wrong:
+        names = _named([rows[at] for at in wrong], data)
+        raise NotFinite(f"the loss of sample{'s' * (len(wrong) > 1)} {names} was not finite")
+
+
+def check_gradient(norm: float, runs: Iterable[Array], data: Data) -> None:
+    """Raise NotFinite where the norm of a gradient is NaN or infinite; it names the samples.
+
+    Args:
+        norm: of the gradient of a step.
+        runs: the numbers in `data` of the samples of the step.
+        data: that is learned from.
+    """
+    if not math.isfinite(norm):
+        names = _named([row for rows in runs for row in rows], data)
+        raise NotFinite(f"the gradient of samples {names} was not finite")
+
+
+def _named(rows: Sequence[int], data: Data, most: int = 4) -> str:
+    """Return the numbers that samples have in their source, as text."""
+    numbers = [int(row if data.rows is None else data.rows[row]) for row in rows]
+    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    return ", ".join(map(str, numbers[:most])) + more
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +141,8 @@ class Stepper:
         self._processes.add_gradients(self._learner.parameters())
         total += self._penalised()
         norm = torch.nn.utils.clip_grad_norm_(self._learner.parameters(), self._options.clip)
-        if not math.isfinite(float(norm)):
-            seen = [row for task in tasks for rows in self._order.at(task.step) for row in rows]
-            raise NotFinite(f"the gradient of samples {_listed([self._name(row) for row in seen])} was not finite")
+        runs = (rows for task in tasks for rows in self._order.at(task.step))
+        check_gradient(float(norm), runs, self._lesson.train)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
@@ -133,7 +167,7 @@ class Stepper:
         count, total = sum(map(len, runs)), 0.0
         for part, rows in enumerate(runs):
             losses = self._losses(self._view(rows, task.step, part), task)
-            self._check(losses.whole, rows)
+            check_losses(losses.whole, rows, self._lesson.train)
             torch.autograd.backward(losses.own.sum() / count)
             total += float(losses.whole.sum() / count)
         return total
@@ -218,19 +252,3 @@ class Stepper:
         penalty = self._lesson.penalty(self._lesson.network.weights)
         torch.autograd.backward(penalty)
         return penalty.item()
-
-    def _check(self, losses: torch.Tensor, rows: Array) -> None:
-        wrong = torch.isfinite(losses).logical_not().nonzero().flatten().tolist()
-        if wrong:
-            names = _listed([self._name(rows[place]) for place in wrong])
-            raise NotFinite(f"the loss of sample{'s' * (len(wrong) > 1)} {names} was not finite")
-
-    def _name(self, row: int) -> int:
-        """Return the number of a sample in its source."""
-        places = self._lesson.train.rows
-        return int(row if places is None else places[row])
-
-
-def _listed(numbers: list[int], most: int = 4) -> str:
-    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
-    return ", ".join(map(str, numbers[:most])) + more

@@ -361,6 +361,7 @@ def test_a_kill_after_a_round_before_its_tuning_is_removed_loses_nothing(folder,
     monkeypatch.setattr(Path, "unlink", unlink)
     names = {path.name for path in (folder / "small.onnx.checkpoint").iterdir()}
     assert names == {"round-1.json", "round-1.onnx", "run.json", "tuning-1.checkpoint"}
+    (folder / "small.onnx.checkpoint" / ".tuning-2.checkpoint-half").write_text("")  # as a kill in the middle leaves it
     prune_here(folder, resume=True)
     assert (folder / "small.onnx").read_bytes() == whole(2)
     assert not (folder / "small.onnx.checkpoint").exists()

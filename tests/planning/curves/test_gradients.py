@@ -10,7 +10,7 @@ import pytest
 
 import onnxprune
 from onnxprune.calibration.batches import calibration
-from onnxprune.calibration.weight_slopes import WeightSlopes, weight_slopes
+from onnxprune.calibration.weight_slopes import WeightSlopes, chance, weight_slopes
 from onnxprune.data.samples import limit, load_data
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
@@ -23,9 +23,11 @@ from onnxprune.planning.curves.measured import consuming, measure_curves, schedu
 from onnxprune.planning.curves.schedule import Measurable
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import cuts
+from onnxprune.report.prune import prune_tables
 from onnxprune.training import extra
 from tests.support.build import dense
 from tests.support.paths import ROOT
+from tests.support.schema import follows_the_schema
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,44 @@ def test_gradients_are_added_up_where_memory_is_short(digits, monkeypatch):
     content = {names[0]: traced.model.array(names[0]) * np.float32(0.9)}
     monkeypatch.undo()
     assert few.loss(content) == pytest.approx(weight_slopes(traced.model, names, source).loss(content), rel=0.9)
+
+
+def test_few_sums_are_told_and_auto_measures(digits, monkeypatch):
+    traced, allowed, source, options = digits
+    names = consuming(traced.model, allowed)
+    bytes_each = 4 * sum(traced.model.constants[name].count for name in names)
+    poor, heard = scheduled(traced, allowed, source, 1.0), []
+
+    def chosen(curves, sums):
+        monkeypatch.setattr("onnxprune.calibration.weight_slopes.MOST_BYTES", sums * bytes_each)
+        heard.clear()
+        asked = replace(options, curves=curves)
+        told = choose_source(traced, allowed, source, asked, poor, progress=lambda text, *_: heard.append(text))[1]
+        return told, [text for text in heard if text != "looking at gradients"]
+
+    assert chosen("auto", 2) == (
+        None,
+        [
+            "loss curves are measured, as gradients are too large: there is room for 2 of at least 16, and losses by "
+            "them would be off by 100%"
+        ],
+    )
+    slopes, said = chosen("gradient", 2)
+    assert said == [
+        f"losses by gradients are off by 100%, as those of {slopes.answers} answers are kept as 2 sums: with fewer "
+        "than 16, chance decides, and --curves measured tells better"
+    ]
+    curves = measure_curves(traced, allowed, source, wanted=poor, slopes=slopes)
+    assert scale_of(curves).sums == slopes.rows == 2
+    assert [each.rows for each in (chosen("auto", 16)[0], chosen("gradient", 16)[0])] == [16, 16]
+    assert chosen("gradient", 16)[1] == []
+
+
+def test_chance_is_that_of_chi_square():
+    rng = np.random.default_rng(0)
+    for sums in (2, 16, 64):
+        told = np.square(rng.standard_normal((4000, sums))).mean(1)
+        assert told.std() / told.mean() == pytest.approx(chance(sums), rel=0.05)
 
 
 def test_auto_measures_where_it_can(digits):
@@ -141,6 +181,12 @@ def test_the_scale_is_robust():
     assert scale_of({"c": told((0.0, nan), (0.0, 1.0), (1,))}).measured == 0
 
 
+def with_sums(report, sums):
+    """Return a report whose losses so many sums of gradients told."""
+    effort = report["effort"]
+    return {**report, "effort": {**effort, "gradient": {**effort["gradient"], "sums": sums}}}
+
+
 def test_from_end_to_end():
     data = ROOT / "models" / "mnist_calibration.npz"
     kinds = {}
@@ -152,6 +198,11 @@ def test_from_end_to_end():
         json.dumps(result.report, allow_nan=False)
     assert kinds["measured"]["effort"]["gradient"] is None
     assert kinds["gradient"]["effort"]["gradient"]["measured"] == 4
+    follows_the_schema(json.loads(json.dumps(kinds["gradient"])))
+    assert kinds["gradient"]["effort"]["gradient"]["sums"] >= 64
+    text, few = (str(prune_tables(report)) for report in (kinds["gradient"], with_sums(kinds["gradient"], 2)))
+    assert "by chance" not in text
+    assert "at the median; 2 sums of gradients tell them, which are off by 100% by chance" in few
     losses = [kinds[kind]["fidelity"]["figures"]["kl"] for kind in kinds]
     assert losses[0] < 2 * losses[1] + 0.02
     measured = onnxprune.sensitivity(ROOT / "models" / "cnn.onnx", data=data, samples=96, curves="gradient")

@@ -23,12 +23,17 @@ from onnxprune.training.tuning.saving import Saving
 from tests.training import pairs
 from tests.training.pairs import classifier, pictures
 
+LOOK = (
+    "of learning masks: look at what the data holds there, or give masks a rate below 0.001, in Python as "
+    "masks={'rate': ...}"
+)
 WHOLE, KEPT = {"w1": 16, "w2": 16}, {"w1": 6, "w2": 10}
 
 
 def task(**options):
     """Return the classifier that learns from itself, its groups, and options."""
-    lesson, checked = pairs.lesson(small=classifier(), data={"x": pictures(24)}, **{"rate": 1e-3, **options})
+    asked = {"data": {"x": pictures(24)}, "rate": 1e-3, **options}
+    lesson, checked = pairs.lesson(small=classifier(), **asked)
     tied = {each.name: [each] for each in groups(trace(settled(view(classifier())))) if each.name in WHOLE}
     return lesson, gated_of(lesson, tied), checked
 
@@ -130,6 +135,22 @@ def test_a_gradient_that_is_not_finite_ends_the_run():
         def violations(self, expected, progress):
             return super().violations(expected, progress) + 0 * (expected["w1"] * 0).sqrt()
 
-    message = "the gradient was not finite at step 1 of learning masks: give a lower rate"
-    with pytest.raises(OptionError, match=re.escape(message)):
+    rows = lesson.train.rows[lesson.order(options).at(0)[0]]
+    message = (
+        f"the gradient of samples {', '.join(map(str, rows[:4]))} and {len(rows) - 4} more was not finite at step 1 "
+    )
+    with pytest.raises(OptionError, match=f"^{re.escape(message + LOOK)}$"):
         learned_masks(lesson, gated, Sharp(WHOLE, KEPT), options)
+
+
+@pytest.mark.parametrize(
+    "length", [{"steps": 40, "batch": 4}, {"steps": None, "time": 60.0, "batch": 24}], ids=["steps", "time"]
+)
+def test_a_loss_that_is_not_finite_names_its_sample(length):
+    samples = pictures(24)
+    samples[5] = 1e38  # squares of it overflow
+    lesson, gated, options = task(data={"x": samples}, augment=(), loss={"mse": 1}, **length)
+    step = next(step for step in range(40) if 5 in lesson.train.rows[np.concatenate(lesson.order(options).at(step))])
+    message = f"the loss of sample 5 was not finite at step {step + 1} {LOOK}"
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
+        learned_masks(lesson, gated, ShapeBudget(WHOLE, KEPT), options)
