@@ -295,7 +295,7 @@ def prune_to(
 
 
 def prune_kept(job: Job, target: Path, publish: Publish, keeper: Keeper, progress: Progress) -> Result:
-    """Do the same with what keeps the run; nothing that it keeps is removed.
+    """Prune a model to the file `target`, and leave what `keeper` keeps of the run; the rest is as of `prune_to`.
 
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`; `keeper` keeps nothing where nothing was done.

@@ -50,6 +50,8 @@ def check_reads(source: Path, target: Path, reports: ReportFiles, reads: Reads, 
             raise InputError(f"{path}: {role} would lie in the output; give it a place beside that")
         if resolved(path).is_relative_to(resolved(source)):
             raise InputError(f"{path}: {role} would lie in the input; give it a place beside that")
+        if checkpoint is not None and role != "the checkpoint" and resolved(path).is_relative_to(resolved(checkpoint)):
+            raise InputError(f"{path}: {role} would lie in the checkpoint or is it; give it a place beside that")
     reports.check(reads)
 
 

@@ -61,8 +61,12 @@ class CheckpointFile:
 
     def remove(self) -> None:
         """Remove what the run wrote, went on from or was to replace; anything else that stands there by now stays."""
-        if _is_checkpoint(self.path):
-            with contextlib.suppress(OSError):  # the result is written, and counts
+        from onnxprune.training.tuning.checkpoint import unfinished  # noqa: PLC0415 - needs PyTorch
+
+        with contextlib.suppress(OSError):  # the result is written, and counts
+            for path in unfinished(self.path):
+                path.unlink()
+            if _is_checkpoint(self.path):
                 self.path.unlink()
 
 

@@ -155,7 +155,7 @@ class RoundsFolder:
         return known if isinstance(known, dict) and known.get("kind") == _KIND else None
 
     def check_replaceable(self) -> None:
-        """Raise InputError where rounds are finished that nobody said may be removed, or something else is there."""
+        """Raise InputError where there is what nobody said may be removed: finished rounds, tuning, something else."""
         if not self.is_begun:
             if self.path.exists() and (self.path.is_file() or any(self.path.iterdir())):
                 raise InputError(
@@ -163,9 +163,11 @@ class RoundsFolder:
                 )
             return
         rounds = len(self._named(r"round-\d+\.onnx"))
-        if rounds and not self.force:
-            finished = "a finished round" if rounds == 1 else f"{rounds} finished rounds"
-            raise InputError(f"{self.path} holds {finished}: go on from there with --resume, or remove it with --force")
+        learned = [*self._named(r"tuning-\d+\.checkpoint"), *([self.masks] if self.masks.exists() else [])]
+        if (rounds or learned) and not self.force:
+            some = "a finished round" if rounds == 1 else f"{rounds} finished rounds"
+            found = some if rounds else "a run that was ended"
+            raise InputError(f"{self.path} holds {found}: go on from there with --resume, or remove it with --force")
 
     def _named(self, pattern: str) -> list[Path]:
         """Return the files of the folder whose whole name is as a pattern says."""

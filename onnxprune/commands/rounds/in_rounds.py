@@ -38,6 +38,7 @@ from onnxprune.progress import Progress, silent
 from onnxprune.report.document import file_values
 from onnxprune.report.rounds import rounds_report
 from onnxprune.training.settings import TuneOptions
+from onnxprune.training.tuning.order import held_out
 
 # By kind of target, what reports of files call it.
 _COUNTED = {"macs": "macs", "params": "params", "size": "size_bytes", CACHE: "cache_bytes"}
@@ -60,8 +61,8 @@ def in_rounds(
     """
     first = prepare(job.model, job.options, job.data, progress, tunes=job.learning.tuning is not None)
     tuning = job.learning.tuning
-    if tuning is not None and tuning.steps is not None:
-        tuning_of_round(tuning, 0, 0, job.learning.rounds)  # says now whether there are steps enough
+    if tuning is not None:
+        tuning_of_round(_most_steps(tuning, first), 0, 0, job.learning.rounds)  # says now what cannot be enough
     with chosen_where_asked(first, progress) if given is None else contextlib.nullcontext(given) as int8:
         rounds = _Rounds(job, first, tuning, wanted(first.groups, first.options), keeper, progress, int8)
         for number in range(job.learning.rounds - 1):
@@ -325,6 +326,14 @@ class _Rounds:
         is_whole = len(kept) == entry["units"]
         reason = reasons.get(entry["name"]) or entry["locked"] or "no round removed any of its units"
         return {**entry, "kept": len(kept), "kept_units": list(kept), "locked": reason if is_whole else None}
+
+
+def _most_steps(tuning: TuneOptions, first: PreparedModel) -> TuneOptions:
+    """Return options whose length, where it is in epochs, is in steps of one sample each: lessons have no more."""
+    if tuning.epochs is None or first.tuning_data is None:
+        return tuning
+    learned, _ = held_out(first.tuning_data)
+    return replace(tuning, epochs=None, steps=tuning.epochs * learned.count)
 
 
 def _length(tuning: Mapping[str, Any] | None) -> float | None:

@@ -60,8 +60,8 @@ def learn(
         teacher: that it follows.
         data: the samples.
         options: of tuning.
-        part: gives options the length of this run, where theirs, in steps or seconds, is that of several; None: it is
-            theirs.
+        part: where the length in the options is that of several runs, returns options with that of this run alone; it
+            is called with a length in steps or seconds, never in epochs. None: there is one run.
         kept: which units of the teacher the model has.
         processes: that learn together.
         checkpoint: where the run is saved.

@@ -81,10 +81,12 @@ def choose_source(
         progress(f"loss curves are measured, as there are no gradients: {error}")
         return planned, None
     if slopes.rows < ENOUGH_SUMS:
-        progress(
-            f"losses by gradients are off by {chance(slopes.rows):.0%}, as those of {slopes.answers} answers are kept "
-            f"as {slopes.rows} sums: with fewer than {ENOUGH_SUMS}, chance decides, and --curves measured tells better"
-        )
+        off = f"losses are off by {chance(slopes.rows):.0%}"
+        few = f"by gradients of {slopes.answers} answers, kept as {slopes.rows} sums, {off}"
+        if options.curves == "auto":
+            progress(f"loss curves are measured: {few}")
+            return planned, None
+        progress(f"{few}: with fewer than {ENOUGH_SUMS}, chance decides, and --curves measured tells better")
     return calibrating(each, len(calibration.judged)), slopes
 
 

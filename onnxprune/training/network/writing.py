@@ -40,8 +40,8 @@ def check_file(
 ) -> float:
     """Make sure that a file, run in ONNX Runtime, is the network with the weights that were written.
 
-    As before training (`network.agreement.check_agreement`), a model that amplifies round-off may differ by ten times
-    of what round-off makes of the file's own outputs.
+    A model that amplifies round-off may differ by ten times of what that makes of the outputs of the file, as before
+    training (`network.agreement.check_agreement`); that each of its nodes agrees was seen then.
 
     Args:
         network: it is left with these weights.
@@ -64,9 +64,10 @@ def check_file(
         with torch.no_grad():
             results = network(feeds, taps=[name for name in network.model.tensor_outputs if name in expected])
         differences = {name: difference_of(value, expected[name]) for name, value in results.items()}
-        worst = max(worst, *differences.values())
-        if not worst <= limit:
-            _check_round_off(differences, limit, round_off(load(path), feeds, expected))
+        if not all(difference <= limit for difference in differences.values()):
+            compared = {name: expected[name] for name in differences}
+            _check_round_off(differences, limit, round_off(load(path), feeds, compared))
+        worst = max([worst, *differences.values()])
     return worst
 
 

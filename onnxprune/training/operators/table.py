@@ -117,7 +117,8 @@ def _folded(pair: object, tensors: tuple[Tensor, ...]) -> Tensor:
 
 def rounded(a: Tensor) -> Tensor:
     """Return whole numbers, halves to the even one; gradients pass as they are (Bengio et al. 2013, straight-through)."""
-    return a + (torch.round(a) - a).detach()
+    step = torch.round(a) - a
+    return a + torch.where(torch.isfinite(a), step, 0).detach()
 
 
 def clipped(a: Tensor, low: float, high: float) -> Tensor:

@@ -18,7 +18,7 @@ from onnxprune.data.samples import Data
 from onnxprune.errors import OptionError
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
-from onnxprune.metrics.arrays import counts_up, mask_input
+from onnxprune.metrics.arrays import counts_up, mask_input, side_of
 
 _LEAST_SIDE = 16  # of an image, in pixels
 _LEAST_FLIPPED = 48  # of an image that is mirrored without being asked: digits are not
@@ -168,12 +168,16 @@ def _window(feeds: Mapping[str, Array], rng: np.random.Generator) -> dict[str, A
     length = min(array.shape[1] for array in feeds.values())
     window = max(min(length, _LEAST_WINDOW), int(length * _WINDOWS[rng.integers(len(_WINDOWS))]))
     start = int(rng.integers(length - window + 1))
-    return cut_text(feeds, _on_text(feeds, start, length, window), window)
+    views: dict[str, Array] = {}
+    for side in sorted({side_of(name) for name in feeds}):  # an encoder and a decoder have a text each
+        own = {name: array for name, array in feeds.items() if side_of(name) == side}
+        views.update(cut_text(own, _on_text(own, start, length, window), window))
+    return views
 
 
 def _on_text(feeds: Mapping[str, Array], start: int, length: int, window: int) -> int | Array:
     """Return where windows begin so that each holds as much of its text as it can: padding teaches nothing."""
-    mask = mask_input(feeds, next(array.shape for array in feeds.values() if array.shape[1] == length))
+    mask = mask_input(feeds, (len(next(iter(feeds.values()))), length))
     if mask is None:
         return start
     text = feeds[mask][:, :length] != 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,7 @@ def save(path: Path, run: Mapping[str, str], state: Mapping[str, Any]) -> None:
     """
     temporary = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}-", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             torch.save({"format": _FORMAT, "run": dict(run), "state": dict(state)}, file)
@@ -58,6 +59,17 @@ def save(path: Path, run: Mapping[str, str], state: Mapping[str, Any]) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def _prefix(path: Path) -> str:
+    """Return what names of unfinished checkpoints begin with."""
+    return f".{path.name[:100]}-"
+
+
+def unfinished(path: Path) -> list[Path]:
+    """Return what runs left beside a checkpoint that were killed while they wrote it."""
+    pattern = re.compile(re.escape(_prefix(path)) + "[a-z0-9_]{8}")  # as tempfile makes them
+    return sorted(other for other in path.parent.iterdir() if pattern.fullmatch(other.name))
 
 
 def load(path: Path, run: Mapping[str, str]) -> dict[str, Any]:

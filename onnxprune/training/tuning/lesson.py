@@ -182,22 +182,37 @@ def lesson_of(
     labels = None if held.labels is None else held.labels[: first.samples]
     held, unseen = deciding(held, scored := pair.places_of_outputs(metric))
     losses, places = pair.aims(metric, train, options)
-    views = augmenter(
+    augment = _augmenter(model, metric, losses, train, options)
+    lesson = Lesson(
+        network=student,
+        teacher=follow,
+        objective=objective(losses, metric, places, temperature=options.temperature),
+        metric=metric,
+        losses=losses,
+        places=places,
+        train=train,
+        held=held,
+        augment=augment,
+        writer=Writer(metric, augment.texts, options.words, options.seed),
+        unwritten=objective(_unwritten(losses), metric, places, temperature=options.temperature),
+        penalty=None if options.slim is None else penalty_of(student, options.slim),
+        processes=processes,
+        unseen=unseen,
+        scored=scored,
+    )
+    return replace(lesson, kept=_kept(lesson, first, labels, options.precision) // first.size)
+
+
+def _augmenter(model: Model, metric: Metric, losses: Losses, train: Data, options: TuneOptions) -> Augmenter:
+    """Return what is done to samples; a loss of the user may read labels, where there are some."""
+    return augmenter(
         options.augment,
         train,
         model.inputs,
         is_language=metric.loss_by.label == "language model",
-        has_labels=any(name == "labels" or (":" in name and data.labels is not None) for name, _ in losses),
+        has_labels=any(name == "labels" or (":" in name and train.labels is not None) for name, _ in losses),
         seed=options.seed,
     )
-    aim = objective(losses, metric, places, temperature=options.temperature)
-    slim = None if options.slim is None else penalty_of(student, options.slim)
-    writer = Writer(metric, views.texts, options.words, options.seed)
-    plain = objective(_unwritten(losses), metric, places, temperature=options.temperature)
-    lesson = Lesson(
-        student, follow, aim, metric, losses, places, train, held, views, writer, plain, slim, processes, unseen, scored
-    )
-    return replace(lesson, kept=_kept(lesson, first, labels, options.precision) // first.size)
 
 
 def _unwritten(losses: Losses) -> Losses:

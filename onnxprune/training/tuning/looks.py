@@ -32,12 +32,12 @@ class Looks:
         """How many there are in a run."""
         return self.steps / self.every if self.steps else self.times
 
-    def take(self, share: float) -> None:
-        """Let them be fewer where each takes a large share of the time of the run."""
+    def limit_to(self, share: float) -> None:
+        """Let them be so few that they take a small part of the run, when each takes a share of its time."""
         self.times = max(_FEWEST, min(MOST, _JUDGING / max(1e-9, share)))
 
-    def wait(self, progressed: float) -> None:
-        """Let the next one come some time after a share of the run is done."""
+    def go_on(self, progressed: float) -> None:
+        """Let the next one come some time from here on, where a share of the run is done."""
         self._due = progressed + 1 / self.times
 
     def is_due(self, step: int, progressed: float) -> bool:

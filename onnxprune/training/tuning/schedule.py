@@ -13,6 +13,7 @@ _APART = (HIGHEST / LOWEST) ** (1 / (TESTED - 1))
 _DIVERGED = 0.7  # by which the smoothed logarithm of the loss may rise above its least
 _GAINED = 0.9  # of what the best rate gains: those that gain so much differ by noise
 _TAKEN = 1.5  # times the middle of those rates: the schedule soon leaves it, and smoothing lags behind
+USUAL = 1e-4  # learning rate, where there is no time for a test
 UNTOLD = 0.1  # of the highest rate: what is taken where the loss still falls there, so that the test tells no rate
 WARMED = 20  # steps at least in which the rate rises: the first ones of Adam are as large as the rate, in any direction
 

@@ -28,10 +28,11 @@ from onnxprune.training.tuning.looks import Looks
 from onnxprune.training.tuning.precision import AUTO, faster
 from onnxprune.training.tuning.resources import resources
 from onnxprune.training.tuning.saving import Saver, Saving
-from onnxprune.training.tuning.schedule import factor, range_test, rates_to_test
+from onnxprune.training.tuning.schedule import FEWEST, USUAL, factor, range_test, rates_to_test
 from onnxprune.training.tuning.stepping import NotFinite, Stepper
 
-_TESTING, _TESTED = 0.1, 1.5  # of the time that a range test may take; what its step takes of that of a gradient
+_TESTING, _TESTING_AT_MOST = 0.1, 0.25  # of the time that a range test may take, and one of the fewest rates
+_TEST = 1.5  # gradients that its step takes the time of: the loss of the first weights is looked at, too
 _PATIENCE = 0.25  # of a run, in which held-out samples may be worse than at first
 _FALLING = 0.8  # times the losses that were measured first: those that are below it have not come to rest
 _WORSE, _LOWER, _AGAIN = 1.1, 4.0, 3  # times the loss at first: the rate is divided by this then, so many times at most
@@ -151,7 +152,7 @@ class _Run:
         self.judge = Judge(lesson, self.order.size, self.first)
         self.total = options.steps or (options.epochs or 0) * self.order.steps_of_epoch
         self.looks = self._looks()
-        self.text, self.taken = "tuning", 0.0  # the rate of the last step
+        self.text, self.last_rate = "tuning", 0.0
         # -- what a checkpoint holds
         self.step, self.spent, self.samples = 0, 0.0, 0
         self.rate, self.rates = options.rate or 0.0, list[tuple[float, float]]()
@@ -167,7 +168,7 @@ class _Run:
         looks = Looks(self.total)
         if self.total:
             seen = self.total * self.order.size * self.order.runs
-            looks.take(self.lesson.held.count / (seen * self.stepper.cost))
+            looks.limit_to(self.lesson.held.count / (seen * self.stepper.cost))
         return looks
 
     # -- the run -------------------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ class _Run:
         began = time.monotonic()
         self._measure()
         if self.options.time is not None:
-            self.looks.take(self.processes.of_main(time.monotonic() - began) / self.options.time)
+            self.looks.limit_to(self.processes.of_main(time.monotonic() - began) / self.options.time)
         if self.options.precision == AUTO:
             self.progress("trying precisions")
             self.stepper.precision = faster(
@@ -236,11 +237,12 @@ class _Run:
             self._find_rate()
 
     def _find_rate(self) -> None:
-        rates = rates_to_test()
-        if self.options.time is not None:
-            taken = self.processes.of_main(self.stepper.seconds(self.stepper.precision))
-            rates = rates_to_test(_TESTING * self.options.time / max(1e-9, _TESTED * taken))
-        place = 0
+        """Look for a learning rate, where there is time for it."""
+        fit = math.inf if self.options.time is None else self.options.time / max(1e-9, self._seconds_of_a_test())
+        if _TESTING_AT_MOST * fit < FEWEST:
+            self.rate = USUAL
+            return
+        rates, place = rates_to_test(_TESTING * fit), 0
 
         def loss_at(rate: float) -> float:
             nonlocal place
@@ -251,13 +253,19 @@ class _Run:
         self.rate, self.rates = range_test(loss_at, rates)
         self.stepper.begin_again(self.first)
 
+    def _seconds_of_a_test(self) -> float:
+        """Return how long the range test takes for a rate: a run of the network, once kernels and memory are warm."""
+        times = 1 if self.options.precision == AUTO else 2
+        *_, last = (self.processes.of_main(self.stepper.seconds(self.stepper.precision)) for _ in range(times))
+        return _TEST * last / self.order.runs
+
     def _advance(self) -> None:
         """Take one step; measure and save where it is time."""
         progressed = self.progressed
         self.progress(self.text, self.step + 1, self.total)
-        self.taken = self.rate * factor(progressed, self.options.warmup, self.step - max(self.again, default=0))
+        self.last_rate = self.rate * factor(progressed, self.options.warmup, self.step - max(self.again, default=0))
         try:
-            loss, samples = self.stepper.step(self.step, self.taken)
+            loss, samples = self.stepper.step(self.step, self.last_rate)
         except NotFinite as error:
             self.stopped = f"{error} at step {self.step + 1}: tuning ended there, the best state before it counts"
             return
@@ -299,16 +307,16 @@ class _Run:
 
     def _wait(self) -> None:
         """Let steps alone count from here to the next look."""
-        self.looks.wait(self.progressed)
+        self.looks.go_on(self.progressed)
         self.waited = time.monotonic()
 
     def _measure(self) -> None:
         """Look at the held-out samples; keep the state if it is the best."""
-        taken = len(self.since) * self.order.size * self.order.runs
-        speed = taken / max(1e-9, time.monotonic() - self.waited) if taken else None
+        seen = len(self.since) * self.order.size * self.order.runs
+        speed = seen / max(1e-9, time.monotonic() - self.waited) if seen else None
         held, figures = self.processes.of_main(self._judged() if self.processes.is_main else (math.inf, {}))
         loss = sum(self.since) / len(self.since) if self.since else None
-        measured = Measured(self.step, self.seconds, loss, held, self.taken, speed, figures)
+        measured = Measured(self.step, self.seconds, loss, held, self.last_rate, speed, figures)
         self.history.append(measured)
         if self.best is None or held < self.best.held:
             self.best = measured

@@ -141,6 +141,12 @@ def test_a_checkpoint_has_a_place_of_its_own(folder, place, where):
         prune_here(folder, checkpoint=Path(place))
 
 
+def test_a_report_lies_beside_the_checkpoint(folder):
+    message = "saved/report.json: the report would lie in the checkpoint or is it; give it a place beside that"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        prune_here(folder, checkpoint=Path("saved"), report_path=Path("saved/report.json"))
+
+
 def test_a_run_that_fails_before_there_is_anything_to_keep_leaves_nothing(folder):
     np.savez(folder / "samples" / "first.npz", x=np.full((48, 1, 16, 16), np.nan, np.float32))
     with pytest.raises(InputError, match=r"^first\.onnx: "):

@@ -83,6 +83,11 @@ def test_it_goes_in_the_end(tmp_path):
     file.remove()
     file.remove()  # nothing is there
     assert list(tmp_path.iterdir()) == []
+    own = [tmp_path / name for name in (".run.checkpoint-notes", ".run.checkpoint", "run.checkpoint-abcdefgh")]
+    for path in (*own, tmp_path / ".run.checkpoint-ab_01xyz"):  # the last as a kill while it is written leaves it
+        path.write_bytes(b"")
+    file.remove()
+    assert sorted(tmp_path.iterdir()) == sorted(own)
     file.path.mkdir()  # by somebody else, meanwhile
     file.remove()
     assert file.path.is_dir()

@@ -230,6 +230,12 @@ def test_an_epoch_has_as_many_steps_in_rounds_as_in_one():
     assert [each["options"]["steps"] for each in rounds] == [each["steps"] for each in rounds]
 
 
+def test_epochs_that_cannot_be_steps_enough_are_told_at_once(monkeypatch):
+    monkeypatch.setattr("onnxprune.commands.rounds.in_rounds._Rounds", None)  # no round is begun
+    with pytest.raises(OptionError, match=r"rounds 99 needs at least 99 steps of tuning, got \d\d"):
+        in_rounds(99, tune={**TUNE, "steps": None, "epochs": 1})
+
+
 def test_too_few_steps_of_epochs_are_told_when_they_are_counted():
     tune = {**TUNE, "steps": None, "epochs": 1}
     with pytest.raises(OptionError, match="rounds 5 needs at least 5 steps of tuning, got 4"):
@@ -395,6 +401,9 @@ def test_a_checkpoint_of_another_run_is_refused(folder):
     with pytest.raises(Ended):
         prune_here(folder, progress=ending("round 1 of 2: tuning", 2))  # from the beginning
     assert sorted(path.name for path in saved.iterdir()) == ["run.json", "tuning-1.checkpoint"]
+    asked = "holds a run that was ended: go on from there with --resume, or remove it with --force"
+    with pytest.raises(InputError, match=asked):
+        prune_here(folder, force=False, target="other.onnx", checkpoint=saved, report_path=None)
     (saved / "run.json").unlink()
     with pytest.raises(InputError, match="there is no checkpoint to resume; leave out --resume to begin"):
         prune_here(folder, resume=True)

@@ -106,13 +106,17 @@ def test_few_sums_are_told_and_auto_measures(digits, monkeypatch):
     )
     slopes, said = chosen("gradient", 2)
     assert said == [
-        f"losses by gradients are off by 100%, as those of {slopes.answers} answers are kept as 2 sums: with fewer "
-        "than 16, chance decides, and --curves measured tells better"
+        f"by gradients of {slopes.answers} answers, kept as 2 sums, losses are off by 100%: with fewer than 16, chance "
+        "decides, and --curves measured tells better"
     ]
     curves = measure_curves(traced, allowed, source, wanted=poor, slopes=slopes)
     assert scale_of(curves).sums == slopes.rows == 2
     assert [each.rows for each in (chosen("auto", 16)[0], chosen("gradient", 16)[0])] == [16, 16]
     assert chosen("gradient", 16)[1] == []
+    monkeypatch.setattr("onnxprune.planning.curves.gradients.ENOUGH_SUMS", 20)
+    monkeypatch.setattr("onnxprune.planning.curves.gradients.room", lambda *_: 20)  # there are fewer answers than that
+    off = f"by gradients of {slopes.answers} answers, kept as 16 sums, losses are off by 35%"
+    assert chosen("auto", 16) == (None, [f"loss curves are measured: {off}"])
 
 
 def test_chance_is_that_of_chi_square():

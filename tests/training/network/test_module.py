@@ -170,3 +170,6 @@ def test_rounding_passes_gradients_on_as_they_are():
     network(feeds)["y"].sum().backward()
     x, v = torch.from_numpy(feeds["x"]), network.weights["v"].detach()
     torch.testing.assert_close(network.weights["w"].grad, x.t() @ torch.ones(3, 2) @ v.t())
+    ends = np.array([[np.inf, -np.inf, 2.5, -0.4]], np.float32)
+    alone = Network(view(model("y = Round(x)", x="float[n,4] x", y="float[n,4] y")))
+    assert alone({"x": ends})["y"].tolist() == [[np.inf, -np.inf, 2.0, 0.0]]

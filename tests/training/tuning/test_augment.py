@@ -94,6 +94,18 @@ def test_windows_of_text():
     assert make(feeds, [IDS, POSITIONS], is_language=False).ways == ()
 
 
+def test_an_encoder_and_a_decoder_have_windows_of_their_own():
+    whole, short = np.ones((2, 64), np.int64), np.tile((np.arange(64) < 20).astype(np.int64), (2, 1))
+    feeds = {"ids": whole, "attention_mask": whole, "decoder_ids": short * 5, "decoder_attention_mask": short}
+    ports = [Port(name, np.dtype(np.int64), ("n", "s")) for name in feeds]
+    augment = make(feeds, ports, is_language=True)
+    for step in range(8):
+        view = augment(feeds, step, 0)
+        assert view["decoder_attention_mask"].sum(1).tolist() == [20, 20]
+        assert np.array_equal(view["decoder_ids"], view["decoder_attention_mask"] * 5)
+        assert view["attention_mask"].all()
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_windows_hold_as_much_text_as_they_can(side):
     """Of texts of 20, 40 and 64 tokens, padded to 64 on a side."""

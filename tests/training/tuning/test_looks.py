@@ -13,7 +13,7 @@ from onnxprune.training.tuning.looks import MOST, Looks
 )
 def test_a_run_of_a_hundred_steps_is_looked_at_less_often_where_a_look_takes_longer(share, every):
     looks = Looks(100)
-    looks.take(share)
+    looks.limit_to(share)
     due = [step for step in range(1, 101) if looks.is_due(step, step / 100)]
     assert due == list(range(every, 101, every))
     assert looks.count == 100 / every
@@ -22,7 +22,7 @@ def test_a_run_of_a_hundred_steps_is_looked_at_less_often_where_a_look_takes_lon
 @given(st.integers(1, 10_000), st.floats(0, 2))
 def test_a_run_is_looked_at_in_the_end_and_at_most_so_many_times(steps, share):
     looks = Looks(steps)
-    looks.take(share)
+    looks.limit_to(share)
     due = [step for step in range(1, steps + 1) if looks.is_due(step, step / steps)]
     assert due[-1] == steps
     assert len(due) <= MOST
@@ -30,14 +30,14 @@ def test_a_run_is_looked_at_in_the_end_and_at_most_so_many_times(steps, share):
 
 def test_a_run_whose_length_is_a_time_is_looked_at_some_time_after_the_look_before():
     looks = Looks(0)
-    looks.take(0.025)  # a fortieth of the run each: four of them
-    looks.wait(0.2)
+    looks.limit_to(0.025)  # a fortieth of the run each: four of them
+    looks.go_on(0.2)
     assert [looks.is_due(step, progressed) for step, progressed in ((1, 0.3), (9, 0.44), (10, 0.46))] == [
         False,
         False,
         True,
     ]
-    looks.wait(0.9)
+    looks.go_on(0.9)
     assert not looks.is_due(11, 0.99)
     assert looks.is_due(12, 1.0)
     assert looks.count == 4

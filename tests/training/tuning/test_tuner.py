@@ -216,16 +216,25 @@ def test_steps_behind_the_last_look_are_looked_at_though_the_time_ended_while_th
     assert outcome.history[-1].step == outcome.steps
 
 
-@pytest.mark.parametrize(("seconds", "count"), [(0.0, 32), (0.1, 13), (5.0, 8)])
-def test_a_range_test_covers_all_rates_though_time_is_short(monkeypatch, seconds, count):
+@pytest.mark.parametrize(("seconds", "runs", "count"), [(0.0, 1, 32), (0.1, 1, 13), (0.2, 2, 13), (0.4, 1, 8)])
+def test_a_range_test_covers_all_rates_though_time_is_short(monkeypatch, seconds, runs, count):
     tested = []
     clock = itertools.count(0.0, 0.01)
     monkeypatch.setattr(tuner.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(tuner.Stepper, "seconds", lambda *_: seconds)
     monkeypatch.setattr(tuner, "range_test", lambda _, rates: (1e-3, tested.extend(rates) or []))
-    run(steps=None, time=20.0, rate=None, precision="float32")
+    run(steps=None, time=20.0, rate=None, precision="float32", accumulate=runs)
     assert len(tested) == count
     assert (tested[0], tested[-1]) == pytest.approx((LOWEST, HIGHEST))
+
+
+def test_without_time_for_a_range_test_the_usual_rate_is_taken(monkeypatch):
+    clock = itertools.count(0.0, 0.01)
+    monkeypatch.setattr(tuner.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(tuner.Stepper, "seconds", lambda *_: 0.5)  # eight of 1.5 times as long: six seconds
+    outcome = run(steps=None, time=20.0, rate=None, precision="float32")
+    assert (outcome.rate, outcome.rates) == (1e-4, ())
+    assert outcome.steps > 0
 
 
 def test_a_run_whose_length_is_a_time_looks_at_held_out_samples_some_time_after_the_range_test(monkeypatch):
