@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnxprune.commands.rounds.folder import Keeper, RoundsFolder, keeper_of, nothing_to_resume
+from onnxprune.commands.records.checkpoint_file import nothing_to_resume
+from onnxprune.commands.rounds.folder import Keeper, RoundsFolder, keeper_of
 from onnxprune.commands.steps.job import Job
 from onnxprune.graph.files.publish import resolved
 from onnxprune.graph.model import Model

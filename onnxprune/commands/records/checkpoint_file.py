@@ -29,11 +29,11 @@ class CheckpointFile:
         """
         self._check_name()
         if self.path.is_dir():
-            raise self._in_the_way("it is a folder, and tune saves to a file")
+            raise in_the_way(self.path, "it is a folder, and tune saves to a file")
         check_written([(self.path, "the checkpoint")], reads, force=True, beside=beside)
         if self.resume:
             if not self.path.exists():
-                raise InputError(f"{self.path}: there is no checkpoint to resume; leave out --resume to begin")
+                raise nothing_to_resume(self.path)
             return
         if self.path.exists():
             self._check_replaceable()
@@ -50,14 +50,9 @@ class CheckpointFile:
 
     def _check_replaceable(self) -> None:
         if not _is_checkpoint(self.path):
-            raise self._in_the_way("it is no checkpoint of tune")
+            raise in_the_way(self.path, "it is no checkpoint of tune")
         if not self.force:
-            raise InputError(
-                f"{self.path} holds a run that was ended: go on from there with --resume, or remove it with --force"
-            )
-
-    def _in_the_way(self, why: str) -> InputError:
-        return InputError(f"{self.path} is in the way: {why}; give another --checkpoint")
+            raise not_replaced(self.path, "a run that was ended")
 
     def remove(self) -> None:
         """Remove what the run wrote, went on from or was to replace; anything else that stands there by now stays."""
@@ -68,6 +63,21 @@ class CheckpointFile:
                 path.unlink()
             if _is_checkpoint(self.path):
                 self.path.unlink()
+
+
+def nothing_to_resume(path: Path) -> InputError:
+    """Return the error of a run that is to go on, where nothing was begun."""
+    return InputError(f"{path}: there is no checkpoint to resume; leave out --resume to begin")
+
+
+def in_the_way(path: Path, why: str) -> InputError:
+    """Return the error of a run that is to be saved where something else stands."""
+    return InputError(f"{path} is in the way: {why}; give another --checkpoint")
+
+
+def not_replaced(path: Path, what: str) -> InputError:
+    """Return the error of a run that would replace what an earlier one has saved."""
+    return InputError(f"{path} holds {what}: go on from there with --resume, or remove it with --force")
 
 
 def _is_checkpoint(path: Path) -> bool:

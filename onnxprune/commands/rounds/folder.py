@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from onnxprune.commands.records.checkpoint_file import in_the_way, not_replaced, nothing_to_resume
 from onnxprune.commands.records.made_from import effective, sources
 from onnxprune.commands.records.report_files import write_report
 from onnxprune.commands.steps.finish import Complete, Publish
@@ -158,16 +159,13 @@ class RoundsFolder:
         """Raise InputError where there is what nobody said may be removed: finished rounds, tuning, something else."""
         if not self.is_begun:
             if self.path.exists() and (self.path.is_file() or any(self.path.iterdir())):
-                raise InputError(
-                    f"{self.path} is in the way: checkpoints of this run go there; give another --checkpoint"
-                )
+                raise in_the_way(self.path, "checkpoints of this run go there")
             return
         rounds = len(self._named(r"round-\d+\.onnx"))
         learned = [*self._named(r"tuning-\d+\.checkpoint"), *([self.masks] if self.masks.exists() else [])]
         if (rounds or learned) and not self.force:
             some = "a finished round" if rounds == 1 else f"{rounds} finished rounds"
-            found = some if rounds else "a run that was ended"
-            raise InputError(f"{self.path} holds {found}: go on from there with --resume, or remove it with --force")
+            raise not_replaced(self.path, some if rounds else "a run that was ended")
 
     def _named(self, pattern: str) -> list[Path]:
         """Return the files of the folder whose whole name is as a pattern says."""
@@ -241,11 +239,6 @@ class RoundsFolder:
 
     def _files(self, number: int) -> tuple[Path, Path]:
         return self.path / f"round-{number + 1}.onnx", self.path / f"round-{number + 1}.json"
-
-
-def nothing_to_resume(path: Path) -> InputError:
-    """Return what is raised where a run is to go on that was not begun."""
-    return InputError(f"{path}: there is no checkpoint to resume; leave out --resume to begin")
 
 
 def _check_same(path: Path, known: Mapping[str, Any], run: Mapping[str, Any]) -> None:

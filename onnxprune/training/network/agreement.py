@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,20 +119,35 @@ def _run(
             contents = serialize(proto)
         else:
             write(proto, Path(folder) / "model.onnx", model.folder)
-        session = adding_exactly(contents, feeds[0], folder=model.folder, optimize=optimize)
-        return [dict(session.run(each)) for each in feeds]
+        run = Exactly(contents, folder=model.folder, optimize=optimize)
+        return [run(each) for each in feeds]
 
 
-def adding_exactly(
-    source: Path | bytes, feeds: Mapping[str, Array], *, folder: Path | None = None, optimize: bool = True
-) -> Session:
-    """Return a session that adds up bytes without saturation, where the model runs so on some feeds."""
-    try:  # some models load but do not run so
-        session = open_session(source, folder=folder, threads=1, optimize=optimize, exact=True)
-        session.run(feeds)
-    except ModelError:
-        session = open_session(source, folder=folder, threads=1, optimize=optimize)
-    return session
+class Exactly:
+    """Runs a model so that bytes are added up without saturation, where it can be run so; the rest is `open_session`'s.
+
+    Some models load but do not run so: they are run as usual from there on.
+    """
+
+    def __init__(self, source: Path | bytes, *, folder: Path | None = None, optimize: bool = True) -> None:
+        self._open = partial(open_session, source, folder=folder, threads=1, optimize=optimize)
+        self._session: Session | None = None
+        self._exact = True
+
+    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the outputs by name.
+
+        Raises:
+            ModelError: when ONNX Runtime cannot run the model.
+        """
+        try:
+            self._session = self._session or self._open(exact=self._exact)
+            return dict(self._session.run(feeds))
+        except ModelError:
+            if not self._exact:
+                raise
+            self._session, self._exact = None, False
+            return self(feeds)
 
 
 def round_off(model: Model, feeds: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from onnxprune.errors import VerificationError
 from onnxprune.graph.files.read import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
-from onnxprune.training.network.agreement import NOISE_FACTOR, adding_exactly, difference_of, round_off, tolerance
+from onnxprune.training.network.agreement import NOISE_FACTOR, Exactly, difference_of, round_off, tolerance
 from onnxprune.training.network.module import Network
 from onnxprune.training.operators.types import tensor_of
 
@@ -57,10 +57,9 @@ def check_file(
     """
     learned = {name: tensor_of(array) for name, array in contents.items() if name in network.weights}
     network.load_state_dict(learned, strict=False)
-    session, limit, worst = None, tolerance(network.model), 0.0
+    run, limit, worst = Exactly(path), tolerance(network.model), 0.0
     for feeds in batches:
-        session = session or adding_exactly(path, feeds)
-        expected = session.run(feeds)
+        expected = run(feeds)
         with torch.no_grad():
             results = network(feeds, taps=[name for name in network.model.tensor_outputs if name in expected])
         differences = {name: difference_of(value, expected[name]) for name, value in results.items()}
