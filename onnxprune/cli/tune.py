@@ -56,6 +56,13 @@ from onnxprune.training.tuning.processes import helper_name, helps
 @click.option("--segments", type=int, default=1, show_default=True, metavar="N", help="Parts that are computed twice.")
 @click.option("--lora", type=int, metavar="R", help="Train adapters of rank R, and add them to the weights.")
 @click.option("--slim", type=float, metavar="LAMBDA", help="Sparse training: a penalty on the size of each unit.")
+@click.option(
+    "--statistics",
+    default="frozen",
+    show_default=True,
+    metavar="frozen|batch",
+    help="Of BatchNormalization: as they are, or of each batch, and running means of them.",
+)
 @click.option("--frozen", multiple=True, metavar="GLOB", help="Weights that stay as they are; repeatable.")
 @click.option(
     "--augment", metavar="NAME,...", help="crop, flip, colour, mix, window, or none [default: those that fit]."

@@ -104,8 +104,8 @@ def tune(
         force: whether the checkpoint of an earlier run may be replaced.
         callbacks: functions that are told what is measured: the number of the step, and figures by name.
         **options: the fields of `TuneOptions`: one of steps, epochs and time (seconds, or "20m"); loss, temperature,
-            words, reuse, rate, batch, accumulate, precision, segments, lora, slim, frozen, augment, decay, clip,
-            warmup, seed, threads, device, metric, eval_data, preprocess, inputs.
+            words, reuse, rate, batch, accumulate, precision, segments, lora, slim, statistics, frozen, augment,
+            decay, clip, warmup, seed, threads, device, metric, eval_data, preprocess, inputs.
 
     Raises:
         InputError: for models, data or options that cannot be used, and operators without gradients.

@@ -30,6 +30,7 @@ AUGMENTATIONS = ("crop", "flip", "colour", "mix", "window")
 PRECISIONS = ("float32", "bfloat16", "auto")
 MOST_WORDS = 64  # that a student writes: it runs once for each
 MOST_REUSE = 64  # steps that a text is learned from: by then another student would write
+STATISTICS = FROZEN, BATCH = ("frozen", "batch")
 DEVICES = ("auto", "cpu", "cuda")
 _UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -52,6 +53,7 @@ class TuneOptions:
     segments: int = 1  # parts of the network that are computed again instead of being kept
     lora: int | None = None  # rank of the adapters that are trained instead of the weights
     slim: float | None = None  # strength of the penalty on the size of each unit: sparse training
+    statistics: str = FROZEN  # of STATISTICS: those of BatchNormalization as they are, or of each batch while learning
     frozen: tuple[str, ...] = ()  # globs of weights that stay as they are
     augment: tuple[str, ...] | None = None  # of AUGMENTATIONS; None: those that fit the inputs
     decay: float = 0.01  # of weights, per step and learning rate
@@ -86,6 +88,7 @@ class TuneOptions:
             segments=check.count("segments", self.segments, 1),
             lora=None if self.lora is None else check.count("lora", self.lora, 1),
             slim=None if self.slim is None else check.positive("slim", self.slim),
+            statistics=check.choice("statistics", self.statistics, STATISTICS),
             frozen=check.globs("frozen", self.frozen),
             augment=_checked_augmentations(self.augment),
             decay=_at_least_zero("decay", self.decay),

@@ -20,7 +20,7 @@ from onnxprune.report.tune import tune_tables
 from onnxprune.training.network.writing import contents_of
 from onnxprune.training.settings import make_tune_options
 from tests.support.build import model
-from tests.training.pairs import classifier, cut, pictures
+from tests.training.pairs import classifier, cut, normed, pictures
 
 OPTIONS = {"steps": 16, "rate": 3e-3, "batch": 16, "threads": 1}
 
@@ -69,6 +69,18 @@ def test_only_numbers_change(folder):
     assert emptied(before) == emptied(after)
     assert before.SerializeToString() != after.SerializeToString()
     assert sorted(path.name for path in folder.iterdir() if "out" in path.name) == ["out.onnx"]
+
+
+def test_statistics_of_batches_are_written_and_the_file_is_the_network(folder):
+    proto = normed()
+    result = onnxprune.tune(proto, classifier(), data={"x": pictures()}, statistics="batch", **OPTIONS)
+    assert result.report["helped"]
+    assert emptied(proto) == emptied(result.model)
+    held = {each.name: numpy_helper.to_array(each) for each in result.model.graph.initializer}
+    for each in proto.graph.initializer:
+        assert not np.array_equal(held[each.name], numpy_helper.to_array(each)), each.name
+    assert (held["v"] > 0).all()
+    assert result.report["options"]["statistics"] == "batch"
 
 
 def test_the_same_run_writes_the_same_bytes(folder):

@@ -46,7 +46,7 @@ class Subject:
     evaluation: str
     steps: int
     batch: int
-    losses: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: {TUNED: {}})  # by way; {}: the usual ones
+    ways: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {TUNED: {}})  # further options of `tune`
     fewer: Mapping[str, int] = field(default_factory=lambda: {})  # steps of a way whose steps take longer, by way
     precision: str = "float32"
     from_scratch: bool = True  # whether the same shape is tuned from random weights, too
@@ -56,7 +56,10 @@ DIGITS = "mnist_calibration.npz", "mnist_tuning.npz", "mnist_test.npz"
 TEXTS = "text_calibration_256.npz", "text_tuning.npz", "text_eval.npz"
 SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
     "digits": {
-        "resnet_bn": Subject("resnet_bn.onnx", {"targets": {"macs": 0.1}}, *DIGITS, 16000, 32),
+        "resnet_bn": Subject(
+            "resnet_bn.onnx", {"targets": {"macs": 0.1}}, *DIGITS, 16000, 32,
+            ways={TUNED: {}, "statistics of batches": {"statistics": "batch"}},
+        ),
         "resnet_folded": Subject("resnet_folded.onnx", {"targets": {"macs": 0.1}}, *DIGITS, 16000, 32),
     },
     "photos": {
@@ -77,7 +80,7 @@ SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
         "words": Subject(
             "decoder.onnx", {"targets": {"params": "107.6M"}, "tie": True}, "decoder_calibration_256.npz",
             "decoder_tuning.npz", "decoder_eval.npz", 1750, 4,
-            losses={"forward KL": {"kl": 1.0}, "reverse KL": {"written": 1.0}},
+            ways={"forward KL": {"loss": {"kl": 1.0}}, "reverse KL": {"loss": {"written": 1.0}}},
             fewer={"reverse KL": 240}, precision="bfloat16", from_scratch=False,
         ),
     },
@@ -90,16 +93,16 @@ def measure(name: str, subject: Subject, folder: Path, results: Path, threads: i
     if not (cut.exists() and report.exists()):
         prune(folder, subject, cut, report)
         yield record(name, NOT_TUNED, json.loads(report.read_text())["fidelity"]["figures"])
-    ways: list[tuple[str, Path, Mapping[str, float]]] = [(way, cut, loss) for way, loss in subject.losses.items()]
+    ways = [(way, cut, more) for way, more in subject.ways.items()]
     if subject.from_scratch:
         ways.append((SCRATCH, drawn(cut, results / f"{name}.random.onnx"), {}))
-    for way, source, loss in ways:
+    for way, source, more in ways:
         path, told = (results / f"{name}.{way.replace(' ', '_')}.{kind}" for kind in ("onnx", "json"))
         if path.exists() and told.exists():
             continue
         start, resumed = time.process_time(), path.with_name(f"{path.name}.checkpoint").exists()
         taken = replace(subject, steps=subject.fewer.get(way, subject.steps))
-        tune(folder, taken, source, path, told, report if source == cut else None, threads, loss)
+        tune(folder, taken, source, path, told, report if source == cut else None, threads, more)
         values = json.loads(told.read_text())
         yield {
             **record(name, way, values["fidelity"]["after"]),
@@ -147,7 +150,7 @@ def tune(  # noqa: PLR0917 - files in the order in which they are used
     report: Path,
     cut: Path | None,
     threads: int,
-    loss: Mapping[str, float],
+    more: Mapping[str, Any],
 ) -> None:
     """Tune a network; a run that was ended goes on."""
     from onnxprune.commands.tune import TuneFiles, tune_file
@@ -156,7 +159,7 @@ def tune(  # noqa: PLR0917 - files in the order in which they are used
 
     options = make_tune_options(
         steps=subject.steps, batch=subject.batch, threads=threads, precision=subject.precision,
-        eval_data=str(folder / subject.evaluation), **({"loss": dict(loss)} if loss else {}),
+        eval_data=str(folder / subject.evaluation), **more,
     )  # fmt: skip
     files = TuneFiles(teacher=folder / subject.file, cut=cut, report=report)
     resume = path.with_name(f"{path.name}.checkpoint").exists()
@@ -219,6 +222,7 @@ def page(lines: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]] 
             "",
             "By tools/measure/recovery.py. Each network is cut on calibration samples (refitted, as always), and tuned "
             "with the original as its teacher, with the losses that suit its outputs unless the row says another; "
+            "`statistics of batches` is `--statistics batch`; "
             "`from scratch` is the same shape with kernels and matrices from random numbers (biases, scales and "
             "statistics stay), with the same teacher, for the steps of its row. Figures are of samples that neither "
             "cut nor tuning has seen; seconds are those of the processor, of tuning and its comparison. What the words "

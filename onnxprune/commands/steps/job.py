@@ -13,7 +13,7 @@ from onnxprune.graph.model import Model
 from onnxprune.planning.methods import METHODS, TURNS
 from onnxprune.planning.options import Options
 from onnxprune.training.extra import check_torch
-from onnxprune.training.settings import TuneOptions, amount, make_tune_options
+from onnxprune.training.settings import FROZEN, TuneOptions, amount, make_tune_options
 
 _OF_PRUNE = ("eval_data", "preprocess", "inputs")  # options of `tune` that are read from those of `prune`
 
@@ -85,6 +85,8 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Option
         raise OptionError("masks are learned with the weights themselves: lora has no effect")
     if learning.masks is not None and learning.masks.slim is not None:
         raise OptionError("slim has no effect with masks: their budget says how many units go")
+    if learning.masks is not None and learning.masks.statistics != FROZEN:
+        raise OptionError("statistics stay as they are while masks are learned: leave them out, or give tune")
     return learning
 
 

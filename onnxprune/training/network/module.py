@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from onnxprune.graph.tensors import Array
 from onnxprune.training.network.attributes import attributes_of
 from onnxprune.training.network.program import Program, Step, shape_of
 from onnxprune.training.network.specialise import specialised
+from onnxprune.training.network.statistics import Statistics
 from onnxprune.training.network.trainable import trainable
 from onnxprune.training.operators import registry
 from onnxprune.training.operators.types import tensor_of
@@ -26,7 +28,8 @@ class Network(torch.nn.Module):
     """A model of ONNX in PyTorch.
 
     Its parameters have the names of the constants that they are; what is half precision in the file is single
-    precision here. Statistics of BatchNormalization stay as they are.
+    precision here. Statistics of BatchNormalization stay as they are, unless `batch_statistics` is set: then, after
+    `train()`, batches are normalised by their own, which move running means (buffers), and after `eval()` by these.
 
     >>> from onnxprune.graph.files.read import load
     >>> network = Network(load("models/cnn.onnx"))
@@ -34,7 +37,15 @@ class Network(torch.nn.Module):
     True
     """
 
-    def __init__(self, model: Model, *, frozen: Sequence[str] = (), learns: bool = True, segments: int = 1) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        frozen: Sequence[str] = (),
+        learns: bool = True,
+        segments: int = 1,
+        batch_statistics: bool = False,
+    ) -> None:
         """Read the weights.
 
         Args:
@@ -42,10 +53,11 @@ class Network(torch.nn.Module):
             frozen: patterns of names of weights that stay as they are.
             learns: whether there are parameters at all; a teacher has none.
             segments: parts that are computed again in the backward pass instead of being kept, see `Program`.
+            batch_statistics: whether BatchNormalization learns by the statistics of batches.
 
         Raises:
             ModelError: when an operator has no line in the table; it names the node.
-            OptionError: when a pattern matches nothing.
+            OptionError: when a pattern matches nothing, or there are no such statistics.
         """
         super().__init__()
         self.model, self.segments = model, segments
@@ -56,6 +68,9 @@ class Network(torch.nn.Module):
             layout = torch.channels_last if name in images else torch.contiguous_format
             # `register_parameter` takes no dots in names
             self._parameters[name] = torch.nn.Parameter(tensor.clone(memory_format=layout))
+        self._running = Statistics(model, frozen) if batch_statistics else None
+        for name in () if self._running is None else self._running.names:
+            self._buffers[name] = tensor_of(model.array(name)).clone()
         stated = [*model.proto.graph.input, *model.proto.graph.output]
         self._kinds = model.value_kinds | {info.name: info.type.tensor_type.elem_type for info in stated}
         shaped = (node for node in model.nodes if node.op in _SHAPING)
@@ -70,6 +85,11 @@ class Network(torch.nn.Module):
     def weights(self) -> Mapping[str, torch.nn.Parameter]:
         """The parameters, by the name of the constant."""
         return {name: value for name, value in self._parameters.items() if value is not None}
+
+    @property
+    def statistics(self) -> Mapping[str, Tensor]:
+        """The means and variances that learning moves, by the name of the constant."""
+        return {name: value for name, value in self._buffers.items() if value is not None}
 
     @property
     def device(self) -> torch.device:
@@ -88,18 +108,18 @@ class Network(torch.nn.Module):
         return self
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Take over weights by name; torch's own takes dots for submodules.
+        """Take over weights and statistics by name; torch's own takes dots for submodules.
 
         Raises:
             KeyError: when names differ and `strict` is set.
         """
-        if strict and set(state_dict) != set(self._parameters):
-            differing = sorted(set(state_dict) ^ set(self._parameters))
+        own = self.state_dict()  # detached, but the same memory
+        if strict and set(state_dict) != set(own):
+            differing = sorted(set(state_dict) ^ set(own))
             raise KeyError(f"weights that only one side has: {differing[:3]}")
-        with torch.no_grad():
-            for name, value in state_dict.items():
-                if name in self._parameters:
-                    self.weights[name].copy_(value)
+        for name, value in state_dict.items():
+            if name in own:
+                own[name].copy_(value)
         return torch.nn.modules.module._IncompatibleKeys([], [])
 
     def forward(
@@ -118,19 +138,32 @@ class Network(torch.nn.Module):
         inputs = {name: self._input(value) for name, value in feeds.items()}
         outputs = tuple(taps) or self.model.tensor_outputs
         replaced = dict(weights or {})
-        values = {**inputs, **self.weights, **replaced}
-        key = (shape_of(inputs), outputs, frozenset(set(replaced) - set(self._parameters)), self.device)
+        values = {**inputs, **self.weights, **self.statistics, **replaced}
+        added = replaced.keys() - self._parameters.keys() - self._buffers.keys()
+        key = (shape_of(inputs), outputs, frozenset(added), self.device)
         program = self._programs.get(key)
         if program is None:
             if len(self._programs) >= PROGRAMS:
                 self._programs.pop(next(iter(self._programs)))
             with torch.autocast(self.device.type, enabled=False):  # what is fixed serves runs in every precision
                 program = self._programs[key] = specialised(self, values, outputs)
-        if self.segments > 1 and torch.is_grad_enabled():
-            return program.run_in_segments(values, self.segments)
-        return program.run(values)
+        with self._seeing():
+            if self.segments > 1 and torch.is_grad_enabled():
+                return program.run_in_segments(values, self.segments)
+            return program.run(values)
 
     # -- how ----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _seeing(self) -> Iterator[None]:
+        """Move running statistics by what is seen in a run."""
+        if self._running is None or not self.training:
+            yield
+            return
+        self._running.begin()
+        yield
+        with torch.no_grad():
+            self._buffers.update(self._running.moved(self.statistics))
 
     def _input(self, value: Tensor | Array) -> Tensor:
         tensor = value if isinstance(value, torch.Tensor) else tensor_of(value)
@@ -150,6 +183,8 @@ class Network(torch.nn.Module):
         if not bodies:
             kinds = tuple(self._kind(name) for name in node.inputs)
             bound = registry.bound(node, attributes_of(node), {}, kinds)
+            if self._running is not None:
+                bound = self._running.step(node, bound, lambda: self.training)
             return Step(str(node), bound, node.inputs, node.outputs, kinds=kinds)
         count = len(node.inputs)
 
@@ -184,8 +219,8 @@ class Network(torch.nn.Module):
             return None
         if name in values:
             return values[name]
-        parameter = self._parameters.get(name)
-        return parameter if parameter is not None else self.on_device(self.constant(name))
+        own = self._parameters.get(name, self._buffers.get(name))
+        return own if own is not None else self.on_device(self.constant(name))
 
     def values_of(self, step: Step, values: Mapping[str, Any]) -> list[Any]:
         """Return the inputs of a step: values of a run, parameters and constants."""

@@ -24,10 +24,10 @@ class Learner(Protocol):
         """Return what the network uses instead of its own weights, by name."""
 
     def merged(self) -> Weights:
-        """Return the weights of the network as they are now, by name: those that are learned."""
+        """Return the state of the network as it is now, by name: weights that are learned, statistics that move."""
 
     def reset(self, first: Mapping[str, torch.Tensor]) -> None:
-        """Take back all that was learned; `first` are the weights of the network before that, by name."""
+        """Take back all that was learned; `first` is the state of the network before that, by name."""
 
 
 class Whole:
@@ -45,14 +45,12 @@ class Whole:
         return {}
 
     def merged(self) -> Weights:
-        """Return the weights."""
-        return {name: value.detach() for name, value in self._network.weights.items()}
+        """Return weights and statistics."""
+        return dict(self._network.state_dict())
 
     def reset(self, first: Mapping[str, torch.Tensor]) -> None:
-        """Give the weights what they held."""
-        with torch.no_grad():
-            for name, value in self._network.weights.items():
-                value.copy_(first[name])
+        """Give weights and statistics what they held."""
+        self._network.load_state_dict(first)
 
 
 class LowRank:
@@ -97,16 +95,16 @@ class LowRank:
         }
 
     def reset(self, first: Mapping[str, torch.Tensor]) -> None:
-        """Make the adapters anew; the weights themselves stay."""
+        """Make the adapters anew; the weights themselves never changed."""
+        self._network.load_state_dict(first)
         with torch.no_grad():
             for name, up, down in self._at_first():
                 for own, value in zip(self._adapters[name], (up, down), strict=True):
                     own.copy_(value)
 
     def merged(self) -> Weights:
-        """Return all weights, the adapters added to theirs."""
-        own = {name: value.detach() for name, value in self._network.weights.items()}
-        return {**own, **{name: value.detach() for name, value in self.weights().items()}}
+        """Return weights, the adapters added to theirs, and statistics."""
+        return {**self._network.state_dict(), **{name: value.detach() for name, value in self.weights().items()}}
 
 
 def check_learns(network: Network) -> None:

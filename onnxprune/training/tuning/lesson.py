@@ -22,7 +22,7 @@ from onnxprune.metrics.metric import Metric
 from onnxprune.training.network.agreement import check_agreement
 from onnxprune.training.network.module import Network
 from onnxprune.training.operators.types import tensor_of
-from onnxprune.training.settings import TuneOptions
+from onnxprune.training.settings import BATCH, TuneOptions
 from onnxprune.training.sparse.slim import Penalty, penalty_of
 from onnxprune.training.tuning.augment import Augmenter, augmenter
 from onnxprune.training.tuning.learner import check_learns
@@ -169,7 +169,10 @@ def lesson_of(
         OptionError: when a loss has no gradient or needs what is not there.
         VerificationError: when the network does not compute what ONNX Runtime computes.
     """
-    student = Network(model, frozen=options.frozen, segments=options.segments)
+    by_batch = options.statistics == BATCH
+    student = Network(model, frozen=options.frozen, segments=options.segments, batch_statistics=by_batch).eval()
+    if by_batch and processes.count > 1:
+        raise OptionError("statistics of batches need one process: of several, each sees a part of a batch")
     check_learns(student)
     train, held = held_out(data)
     first = held.piece(next(runs(held, held.batch.of(_TRIED))))

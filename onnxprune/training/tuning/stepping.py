@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import torch
 from onnxprune.data.batching import Piece
 from onnxprune.data.samples import Data
 from onnxprune.graph.tensors import Array
+from onnxprune.training.network.module import Network
 from onnxprune.training.settings import TuneOptions
 from onnxprune.training.tuning.learner import Learner
 from onnxprune.training.tuning.lesson import Lesson
@@ -108,6 +110,16 @@ def adamw(parameters: Sequence[torch.Tensor], decay: float) -> torch.optim.AdamW
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)  # one pass over memory
 
 
+@contextlib.contextmanager
+def _learning(network: Network) -> Iterator[None]:
+    """Let batches count by their own statistics, where that was asked for; elsewhere the network runs as the file."""
+    network.train()
+    try:
+        yield
+    finally:
+        network.eval()
+
+
 class Stepper:
     """Takes steps; each follows from its number and the state of weights and optimiser alone."""
 
@@ -165,11 +177,12 @@ class Stepper:
         """Add the gradients of a task; return the mean loss."""
         runs = self._order.at(task.step)
         count, total = sum(map(len, runs)), 0.0
-        for part, rows in enumerate(runs):
-            losses = self._losses(self._view(rows, task.step, part), task)
-            check_losses(losses.whole, rows, self._lesson.train)
-            torch.autograd.backward(losses.own.sum() / count)
-            total += float(losses.whole.sum() / count)
+        with _learning(self._lesson.network):
+            for part, rows in enumerate(runs):
+                losses = self._losses(self._view(rows, task.step, part), task)
+                check_losses(losses.whole, rows, self._lesson.train)
+                torch.autograd.backward(losses.own.sum() / count)
+                total += float(losses.whole.sum() / count)
         return total
 
     def tested(self, number: int, rate: float, first: Values) -> float:
@@ -182,14 +195,15 @@ class Stepper:
         """
         task, view = _Task(self._lesson.unwritten, number), self._view(self._order.at(number)[0], number, 0)
         taught = self._lesson.taught(view.piece, task.aim)
-        with torch.no_grad():
-            before = float(self._losses(view, task, taught, first).whole.mean())
-        losses = self._losses(view, task, taught)
-        now = float(losses.whole.mean())
-        if not (math.isfinite(now) and math.isfinite(before)):
-            return math.inf
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(losses.own.sum() / len(view.whole))
+        with _learning(self._lesson.network):
+            with torch.no_grad():
+                before = float(self._losses(view, task, taught, first).whole.mean())
+            losses = self._losses(view, task, taught)
+            now = float(losses.whole.mean())
+            if not (math.isfinite(now) and math.isfinite(before)):
+                return math.inf
+            self.optimiser.zero_grad(set_to_none=True)
+            torch.autograd.backward(losses.own.sum() / len(view.whole))
         self._processes.add_gradients(self._learner.parameters())
         torch.nn.utils.clip_grad_norm_(self._learner.parameters(), self._options.clip)
         for group in self.optimiser.param_groups:
@@ -199,9 +213,11 @@ class Stepper:
 
     def seconds(self, precision: str) -> float:
         """Return how long the gradients of a step take in a precision, see `seconds_of`; weights stay as they are."""
-        self.precision = precision
+        self.precision, network = precision, self._lesson.network
+        before = {name: value.clone() for name, value in network.statistics.items()}
         taken = seconds_of(lambda: self._learned(_Task(self._lesson.unwritten, 0)))
         self.optimiser.zero_grad(set_to_none=True)
+        network.load_state_dict(before, strict=False)
         return taken
 
     def begin_again(self, first: Values) -> None:

@@ -145,7 +145,7 @@ class _Run:
         self.processes = lesson.processes
         self.saver = None if saving is None or not self.processes.is_main else Saver(saving)
         self.callbacks, self.progress = (callbacks, progress) if self.processes.is_main else ((), silent)
-        self.first = {name: value.detach().clone() for name, value in lesson.network.weights.items()}
+        self.first = {name: value.clone() for name, value in lesson.network.state_dict().items()}
         self.learner = learner_of(lesson.network, options.lora, options.seed)
         self.order = lesson.order(options)
         self.stepper = Stepper(lesson, self.learner, self.order, options)
@@ -366,6 +366,7 @@ class _Run:
             "since": self.since,
             "looks": self.looks.times,
             "learned": [each.detach() for each in self.learner.parameters()],
+            "statistics": dict(self.lesson.network.statistics),
             "optimiser": self.stepper.optimiser.state_dict(),
             "texts": self.stepper.texts.state,
             "random": torch.get_rng_state(),
@@ -385,6 +386,7 @@ class _Run:
         with torch.no_grad():
             for own, value in zip(self.learner.parameters(), state["learned"], strict=True):
                 own.copy_(value)
+        self.lesson.network.load_state_dict(state["statistics"], strict=False)
         self.stepper.optimiser.load_state_dict(state["optimiser"])
         self.stepper.texts.take_up(state["texts"])
         torch.set_rng_state(state["random"])

@@ -62,6 +62,8 @@ def test_options_without_effect_are_refused(name):
             make_learning(**{"tune": None, "masks": None, name: {"steps": 1, each: "none.npz"}}, **OTHERS)
     with pytest.raises(OptionError, match="slim has no effect with masks: their budget says how many units go"):
         make_learning(tune=None, masks={"steps": 1, "slim": 0.1}, **OTHERS)
+    with pytest.raises(OptionError, match="statistics stay as they are while masks are learned: leave them out"):
+        make_learning(tune=None, masks={"steps": 1, "statistics": "batch"}, **OTHERS)
 
 
 def test_what_does_not_help_is_told():

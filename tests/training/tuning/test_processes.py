@@ -27,7 +27,7 @@ from onnxprune.training.tuning.saving import Saving
 from onnxprune.training.tuning.tuner import tuned
 from tests.support.build import model
 from tests.training import pairs
-from tests.training.pairs import lesson, pictures
+from tests.training.pairs import lesson, normed, pictures
 from tests.training.tuning import test_written
 
 
@@ -113,6 +113,12 @@ def test_two_processes_give_the_loss_curve_of_one(options):
     for name, value in main.weights.items():
         assert np.array_equal(value, helper.weights[name])
         assert value == pytest.approx(one.weights[name], abs=1e-3)
+
+
+def test_statistics_of_batches_need_one_process():
+    message = "statistics of batches need one process: of several, each sees a part of a batch"
+    with pytest.raises(OptionError, match=message):
+        lesson(normed(), statistics="batch", processes=Processes(0, 2))
 
 
 def test_more_processes_than_samples_of_a_run():

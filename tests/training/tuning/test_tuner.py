@@ -22,7 +22,7 @@ from onnxprune.training.tuning.schedule import HIGHEST, LOWEST
 from onnxprune.training.tuning.stepping import Stepper
 from onnxprune.training.tuning.tuner import tuned
 from tests.training import pairs
-from tests.training.pairs import classifier, cut, lesson, pictures
+from tests.training.pairs import classifier, cut, lesson, normed, pictures
 
 RUN = {"the model": "this one"}
 
@@ -143,6 +143,8 @@ def test_what_was_learned_is_taken_back(lora):
         {"precision": "bfloat16"},
         {"segments": 2},
         {"lora": 2},
+        {"small": normed(), "statistics": "batch"},
+        {"small": normed(), "statistics": "batch", "lora": 2, "rate": 0.03},
         {"loss": {"features": 1}, "kept": True},
         {"loss": {"reverse-kl": 1, "mse": 0.5}},
         {"epochs": 5, "steps": None},
@@ -152,6 +154,48 @@ def test_what_was_learned_is_taken_back(lora):
 def test_every_way_helps(options):
     outcome = run(**{"steps": 30, **options})
     assert outcome.helped
+
+
+def test_statistics_move_with_the_steps_and_the_best_state_has_them():
+    task, options = lesson(normed(), statistics="batch", steps=30)
+    before = {name: value.clone() for name, value in task.network.statistics.items()}
+    outcome = tuned(task, options)
+    assert set(before) == {"m", "v"} <= set(outcome.weights)
+    assert not task.network.training
+    for name, value in task.network.statistics.items():
+        assert np.array_equal(outcome.weights[name], value.numpy())
+        assert not torch.equal(value, before[name])
+    frozen = run(small=normed(), steps=30)
+    assert not {"m", "v"} & set(frozen.weights)
+
+
+@pytest.mark.parametrize("options", [{"rate": None, "steps": 4}, {"precision": "auto", "steps": 1, "rate": 1e-12}])
+def test_statistics_stay_while_rates_and_precisions_are_tried(monkeypatch, options):
+    seen = []
+
+    def step(stepper, *_):
+        seen.append({name: value.clone() for name, value in stepper._lesson.network.statistics.items()})
+        raise Killed
+
+    monkeypatch.setattr(Stepper, "step", step)
+    task, checked = lesson(normed(), statistics="batch", **options)
+    with pytest.raises(Killed):
+        tuned(task, checked)
+    for name, value in seen[0].items():
+        assert np.array_equal(value, task.network.model.array(name))
+
+
+@pytest.mark.parametrize("lora", [None, 2])
+def test_statistics_are_taken_back_with_the_steps(lora):
+    task, options = lesson(normed(), statistics="batch", lora=lora)
+    first = {name: value.clone() for name, value in task.network.state_dict().items()}
+    learner = learner_of(task.network, lora, 0)
+    stepper = Stepper(task, learner, order_of(task.train, options.batch, 1, 0), options)
+    stepper.step(0, 1e-3)
+    assert not torch.equal(task.network.statistics["m"], first["m"])
+    stepper.begin_again(first)
+    assert all(torch.equal(value, first[name]) for name, value in task.network.state_dict().items())
+    assert set(learner.merged()) == set(first)
 
 
 @pytest.mark.parametrize("quick", ["float32", "bfloat16"])
@@ -335,7 +379,9 @@ def killed_at(moment):
 
 
 @pytest.mark.parametrize(
-    ("options", "count"), [({}, 6), ({"lora": 2}, 2), ({"rate": None}, 2)], ids=["weights", "adapters", "range test"]
+    ("options", "count"),
+    [({}, 6), ({"lora": 2}, 2), ({"rate": None}, 2), ({"small": normed(), "statistics": "batch"}, 3)],
+    ids=["weights", "adapters", "range test", "statistics"],
 )
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path, options, count):
     options, told = {"steps": 8, **options}, []
@@ -399,7 +445,7 @@ def test_a_checkpoint_of_another_release(tmp_path):
     content = torch.load(saving.path, weights_only=True)
     torch.save({**content, "format": 1}, saving.path)
     message = (
-        r"run.checkpoint: the checkpoint is of another release of onnxprune \(format 1, this one reads 3\): resume "
+        r"run.checkpoint: the checkpoint is of another release of onnxprune \(format 1, this one reads 4\): resume "
     )
     with pytest.raises(InputError, match=message):
         run(saving=dataclasses.replace(saving, resume=True))
