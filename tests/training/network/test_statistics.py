@@ -135,6 +135,16 @@ def test_bfloat16_keeps_statistics_in_single_precision():
         torch.testing.assert_close(value, other.statistics[name], rtol=0.01, atol=0.01)
 
 
+def test_nothing_of_memory_that_was_never_written_gets_in():
+    torch.use_deterministic_algorithms(True)  # new memory holds NaN then
+    try:
+        own = network(normed())
+        assert torch.isfinite(own(BATCHES[0])["y"]).all()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.isfinite(value).all() for value in own.statistics.values())
+
+
 def test_a_channel_with_one_value_alone_is_normalised_as_in_the_file():
     proto = model(
         "a = MatMul(x, w)", "y = BatchNormalization(a, g, o, m, v)", x="float[n,6] x", w=(6, WIDTH), **NORM
