@@ -61,7 +61,7 @@ from onnxprune.training.tuning.processes import helper_name, helps
     default="frozen",
     show_default=True,
     metavar="frozen|batch",
-    help="Of BatchNormalization: as they are, or of each batch, and running means of them.",
+    help="Mean and variance of BatchNormalization: kept, or those of each run, and averages of them written.",
 )
 @click.option("--frozen", multiple=True, metavar="GLOB", help="Weights that stay as they are; repeatable.")
 @click.option(

@@ -136,6 +136,13 @@ def lesson_lines(report: Mapping[str, Any]) -> Iterator[str]:
         f"learned {losses} from {plural(lesson['samples'], 'sample')}{views}; {plural(lesson['held_out'], 'other')} "
         f"decided; rate {report['rate']:.2g}{'' if options['rate'] else ' by a range test'}{_precision(report)}"
     )
+    statistics = lesson.get("statistics")
+    if statistics is not None:
+        kept = f"; {plural(statistics['kept'], 'other')} kept theirs" if statistics["kept"] else ""
+        yield (
+            f"{plural(statistics['of_batches'], 'BatchNormalization')} learned by the statistics of "
+            f"{plural(statistics['samples'], 'sample')} at once{kept}"
+        )
     if options["time"] is not None:
         yield "the length of the run was a time: another run takes other steps; --steps gives the same bytes each time"
     elif options["precision"] == "auto":

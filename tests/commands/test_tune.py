@@ -71,6 +71,11 @@ def test_only_numbers_change(folder):
     assert sorted(path.name for path in folder.iterdir() if "out" in path.name) == ["out.onnx"]
 
 
+def lines(report):
+    """Return what is printed of a report."""
+    return " ".join(str(part) for part in tune_tables(report))
+
+
 def test_statistics_of_batches_are_written_and_the_file_is_the_network(folder):
     proto = normed()
     result = onnxprune.tune(proto, classifier(), data={"x": pictures()}, statistics="batch", **OPTIONS)
@@ -81,6 +86,11 @@ def test_statistics_of_batches_are_written_and_the_file_is_the_network(folder):
         assert not np.array_equal(held[each.name], numpy_helper.to_array(each)), each.name
     assert (held["v"] > 0).all()
     assert result.report["options"]["statistics"] == "batch"
+    assert result.report["lesson"]["statistics"] == {"of_batches": 1, "kept": 0, "samples": 16}
+    assert "1 BatchNormalization learned by the statistics of 16 samples at once" in lines(result.report)
+    kept = result.report["lesson"]["statistics"] | {"kept": 2}
+    lesson = result.report["lesson"] | {"statistics": kept}
+    assert "16 samples at once; 2 others kept theirs" in lines(result.report | {"lesson": lesson})
 
 
 def test_the_same_run_writes_the_same_bytes(folder):

@@ -30,13 +30,13 @@ def classifier():
 
 
 @cache
-def normed():
+def normed(batch="n"):
     """Return a classifier of the same pictures with fewer channels and a BatchNormalization, mean m and variance v."""
     return model(
         "a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w1, b1)", "b = BatchNormalization(a, g, o, m, v)", "c = Relu(b)",
         "d = GlobalAveragePool(c)", "e = Flatten(d)", "y = Gemm(e, w3, b3)",
-        x=PICTURE, w1=(8, 1, 3, 3), b1=(8,), g=np.ones(8, np.float32), o=(8,), m=(8,), v=np.full(8, 2, np.float32),
-        w3=(8, 6), b3=(6,),
+        x=PICTURE.replace("n", str(batch), 1), w1=(8, 1, 3, 3), b1=(8,), w3=(8, 6), b3=(6,),
+        g=np.ones(8, np.float32), o=(8,), m=(8,), v=np.full(8, 2, np.float32),
     )  # fmt: skip
 
 

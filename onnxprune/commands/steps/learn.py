@@ -22,6 +22,7 @@ from onnxprune.training.settings import TuneOptions
 from onnxprune.training.tuning.processes import ALONE, Processes
 
 if TYPE_CHECKING:
+    from onnxprune.training.network.statistics import Statistics
     from onnxprune.training.tuning.callbacks import Callback
     from onnxprune.training.tuning.lesson import Lesson
     from onnxprune.training.tuning.tuner import Tuned
@@ -141,9 +142,15 @@ def lesson_values(lesson: Lesson, options: TuneOptions) -> dict[str, Any]:
         "places": [place.name for place in lesson.places],
         "augment": list(lesson.augment.ways),
         "weights": len(lesson.network.weights),
+        "statistics": _statistics(lesson.network.running, order.size),
         "samples": lesson.train.count,
         "held_out": lesson.held.count,
         "batch": order.size * order.runs,
         "device": str(lesson.network.device),
         "processes": lesson.processes.count,
     }
+
+
+def _statistics(running: Statistics | None, size: int) -> dict[str, int] | None:
+    """Return how many normalisations took the statistics of batches, and of how many samples these are."""
+    return None if running is None else {"of_batches": running.count, "kept": running.others, "samples": size}

@@ -63,13 +63,14 @@ class Network(torch.nn.Module):
         self.model, self.segments = model, segments
         check_operators(model)
         images = _weights_of_images(model)
-        for name in trainable(model, frozen) if learns else ():
+        self.running = Statistics(model, frozen) if batch_statistics else None
+        known = self.running.known if self.running else ()
+        for name in trainable(model, frozen, known) if learns else ():
             tensor = tensor_of(model.array(name))
             layout = torch.channels_last if name in images else torch.contiguous_format
             # `register_parameter` takes no dots in names
             self._parameters[name] = torch.nn.Parameter(tensor.clone(memory_format=layout))
-        self._running = Statistics(model, frozen) if batch_statistics else None
-        for name in () if self._running is None else self._running.names:
+        for name in self.running.names if self.running else ():
             self._buffers[name] = tensor_of(model.array(name)).clone()
         stated = [*model.proto.graph.input, *model.proto.graph.output]
         self._kinds = model.value_kinds | {info.name: info.type.tensor_type.elem_type for info in stated}
@@ -157,13 +158,13 @@ class Network(torch.nn.Module):
     @contextlib.contextmanager
     def _seeing(self) -> Iterator[None]:
         """Move running statistics by what is seen in a run."""
-        if self._running is None or not self.training:
+        if self.running is None or not self.training or torch.is_inference_mode_enabled():
             yield
             return
-        self._running.begin()
+        self.running.begin()
         yield
         with torch.no_grad():
-            self._buffers.update(self._running.moved(self.statistics))
+            self._buffers.update(self.running.moved(self.statistics))
 
     def _input(self, value: Tensor | Array) -> Tensor:
         tensor = value if isinstance(value, torch.Tensor) else tensor_of(value)
@@ -183,8 +184,8 @@ class Network(torch.nn.Module):
         if not bodies:
             kinds = tuple(self._kind(name) for name in node.inputs)
             bound = registry.bound(node, attributes_of(node), {}, kinds)
-            if self._running is not None:
-                bound = self._running.step(node, bound, lambda: self.training)
+            if self.running is not None:
+                bound = self.running.step(node, bound, lambda: self.training)
             return Step(str(node), bound, node.inputs, node.outputs, kinds=kinds)
         count = len(node.inputs)
 

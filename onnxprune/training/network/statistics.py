@@ -1,7 +1,9 @@
 """Statistics of BatchNormalization while a network learns: those of the batch, and running means of them.
 
-Ioffe & Szegedy 2015; `momentum` and the variance (of all values, not of a sample) are those of the operator's page,
-https://onnx.ai/onnx/operators/onnx__BatchNormalization.html.
+Ioffe & Szegedy 2015; the variance is that of all values, as the page of the operator has it,
+https://onnx.ai/onnx/operators/onnx__BatchNormalization.html. Its `momentum` is not used: what exporters write there is
+often not what the network was trained with. PyTorch 1.0 wrote 1, which moves nothing, and so does whatever was trained
+with cumulative means; 0.99 and more, of batches of thousands, lag behind by hundreds of runs.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from onnxprune.training.network.attributes import attributes_of
 from onnxprune.training.network.trainable import matches
 
 Tensor = torch.Tensor
-_SLOTS = {3: "mean", 4: "variance"}  # of BatchNormalization
+MOMENTUM = 0.9  # share of the running statistics that a run leaves
+_HALF = 65504.0  # the largest number of float16
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class _Norm:
 
     mean: str
     variance: str
-    momentum: float
     epsilon: float
+    largest: float | None  # number that the file can hold; None: as large as any
 
 
 class Statistics:
@@ -43,15 +46,25 @@ class Statistics:
             frozen: patterns of names; where one matches mean, variance, scale or bias of a node, its statistics stay.
 
         Raises:
-            OptionError: when there is none.
+            OptionError: when all of them do.
         """
-        self._norms = {node.index: _norm(node) for node in _normalisations(model, frozen)}
-        if not self._norms:
-            raise OptionError(
-                "no BatchNormalization of the model can take the statistics of batches (most exporters fold it into "
-                "the convolution in front): leave out statistics"
-            )
+        nodes = [model.nodes[index] for index in model.top]
+        normalisations = [node for node in nodes if node.op == "BatchNormalization"]
+        own = [node for node in normalisations if _is_by_constants(node, model) and _are_own(node, model)]
+        self.known = tuple(name for node in own for name in node.inputs[3:5])  # those that patterns may name
+        taken = [
+            node for node in own if not any(matches(name, pattern) for name in node.inputs[1:5] for pattern in frozen)
+        ]
+        self._norms = {node.index: _norm(node, model) for node in taken}
+        self.others = len(normalisations) - len(taken)
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+        if not taken:
+            raise OptionError(f"{_why_none(len(normalisations), len(own))}: leave out statistics")
+
+    @property
+    def count(self) -> int:
+        """How many nodes are normalised by the statistics of batches; `others` are not."""
+        return len(self._norms)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,43 +111,48 @@ class Statistics:
         for index, seen in self._seen.items():
             norm = self._norms[index]
             for name, own in zip((norm.mean, norm.variance), seen, strict=True):
-                after[name] = torch.lerp(own, after[name], norm.momentum)
+                moved = torch.lerp(own, after[name], MOMENTUM)
+                after[name] = moved if norm.largest is None else moved.clamp(-norm.largest, norm.largest)
         return after
 
 
-def _norm(node: Node) -> _Norm:
-    attributes = attributes_of(node)
+def _norm(node: Node, model: Model) -> _Norm:
     _, _, _, mean, variance = node.inputs
-    return _Norm(mean, variance, attributes.get("momentum", 0.9), attributes.get("epsilon", 1e-5))
+    is_half = any(model.constants[name].dtype.name == "float16" for name in (mean, variance))
+    return _Norm(mean, variance, attributes_of(node).get("epsilon", 1e-5), _HALF if is_half else None)
 
 
-def _normalisations(model: Model, frozen: Sequence[str]) -> list[Node]:
-    """Return the nodes whose statistics are constants that are theirs alone.
-
-    Exporters share equal constants: a mean of zeros may be that of layers that see other values. Nodes that share scale
-    and bias, too, are one layer that runs several times.
-    """
-    nodes = [model.nodes[index] for index in model.top]
-    return [
-        node
-        for node in nodes
-        if _by_statistics(node, model)
-        and all(_is_own(name, node, slot, model) for slot, name in enumerate(node.inputs[1:5], 1) if slot in _SLOTS)
-        and not any(matches(name, pattern) for name in node.inputs[1:5] for pattern in frozen)
-    ]
+def _why_none(nodes: int, own: int) -> str:
+    """Return why no node takes the statistics of batches, as the beginning of a message."""
+    if own:
+        return "all statistics of BatchNormalization are frozen"
+    if nodes:
+        return (
+            "no BatchNormalization of the model has statistics of its own (those that it is fed, computes, or shares "
+            "with other layers stay)"
+        )
+    return "the model has no BatchNormalization (most exporters fold it into the convolution in front)"
 
 
-def _by_statistics(node: Node, model: Model) -> bool:
+def _is_by_constants(node: Node, model: Model) -> bool:
     """Whether a node normalises channels by constants."""
-    if node.op != "BatchNormalization" or len(node.outputs) != 1 or attributes_of(node).get("training_mode"):
+    if len(node.outputs) != 1 or attributes_of(node).get("training_mode"):
         return False
     given = [model.constants.get(name) for name in node.inputs[1:5]]
     return all(constant is not None and len(constant.shape) == 1 for constant in given)
 
 
-def _is_own(name: str, node: Node, slot: int, model: Model) -> bool:
-    """Whether nothing but the same layer reads a constant."""
+def _are_own(node: Node, model: Model) -> bool:
+    """Whether nothing but the same layer reads mean and variance of a node.
+
+    Exporters share equal constants: a mean of zeros may be that of layers that see other values. Nodes that share scale
+    and bias, too, are one layer that runs several times.
+    """
     given = {port.name for port in model.outputs}.union(model.tensor_outputs, model.overridable)
-    places = model.readers[name]
-    same = all(place == slot and model.nodes[index].inputs[1:] == node.inputs[1:] for index, place in places)
-    return same and name not in given
+    return all(
+        name not in given
+        and all(
+            place == slot and model.nodes[index].inputs[1:] == node.inputs[1:] for index, place in model.readers[name]
+        )
+        for slot, name in enumerate(node.inputs[3:5], 3)
+    )

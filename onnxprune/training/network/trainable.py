@@ -22,15 +22,16 @@ _OF_SHAPES = frozenset(("Shape", "Size", "ConstantOfShape", "EyeLike"))
 _LOOKED_AT = 2**20  # numbers of a constant that are looked at
 
 
-def trainable(model: Model, frozen: Sequence[str] = ()) -> tuple[str, ...]:
+def trainable(model: Model, frozen: Sequence[str] = (), others: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the names of the constants of a model that are learned, in the order of the file.
 
     Args:
         model: in plain form.
         frozen: patterns of names that stay as they are; ``*`` stands for any text.
+        others: names of constants beside weights that patterns may match, too.
 
     Raises:
-        OptionError: when a pattern matches no learned constant.
+        OptionError: when a pattern matches no learned constant, and none of the others.
     """
     learned, scales = _reached(model)
     names = [
@@ -42,7 +43,7 @@ def trainable(model: Model, frozen: Sequence[str] = ()) -> tuple[str, ...]:
         and (name in learned or (name in scales and looks_learned(model.array(name))))
     ]
     for pattern in frozen:
-        if not any(matches(name, pattern) for name in names):
+        if not any(matches(name, pattern) for name in (*names, *others)):
             raise OptionError(f"{pattern!r} matches no weight that could be trained, such as {names[:1] or 'none'}")
     return tuple(name for name in names if not any(matches(name, pattern) for pattern in frozen))
 

@@ -184,7 +184,7 @@ class _Run:
                 f"{error} at step {self.step + 1} of learning masks: look at what the data holds there, or give masks "
                 f"a rate below {self.rate:g}, in Python as masks={{'rate': ...}}"
             ) from None
-        if self.saver is not None:
+        if self.saver is not None and self.saver.pays_at_the_end:
             self.saver.save(self._state())
         return Masks(
             scores=_arrays(self.gates.scores()),

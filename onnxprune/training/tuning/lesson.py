@@ -27,7 +27,7 @@ from onnxprune.training.sparse.slim import Penalty, penalty_of
 from onnxprune.training.tuning.augment import Augmenter, augmenter
 from onnxprune.training.tuning.learner import check_learns
 from onnxprune.training.tuning.losses import FEATURES, Objective, Seen, Values, objective, usual_losses
-from onnxprune.training.tuning.order import Order, batch_of, deciding, held_out, order_of, parts_of
+from onnxprune.training.tuning.order import Order, batch_of, check_statistics, deciding, held_out, order_of, parts_of
 from onnxprune.training.tuning.places import Place, places_of, shape_after
 from onnxprune.training.tuning.precision import AUTO, HALF, SINGLE, autocast
 from onnxprune.training.tuning.processes import ALONE, Processes
@@ -64,10 +64,17 @@ class Lesson:
     kept: int = 0  # bytes that a sample leaves for the backward pass, about
 
     def order(self, options: TuneOptions) -> Order:
-        """Return the order in which samples are learned from; without a number of parts, memory decides it."""
+        """Return the order in which samples are learned from; without a number of parts, memory decides it.
+
+        Raises:
+            OptionError: when statistics of batches are asked for and runs have one sample.
+        """
         batch = batch_of(options.batch, self.scored)
         parts = options.accumulate or parts_of(min(batch, self.train.count), self.kept)
-        return order_of(self.train, batch, parts, options.seed)
+        order = order_of(self.train, batch, parts, options.seed)
+        if self.network.running is not None:
+            check_statistics(order)
+        return order
 
     def seen(
         self,

@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxprune.data.columns import Column
 from onnxprune.data.samples import Data
+from onnxprune.errors import OptionError
 from onnxprune.graph.tensors import Array
 
 _BLOCKS = 4  # that held-out samples are taken in: neighbours are often views of one photo
@@ -153,3 +154,27 @@ def order_of(data: Data, batch: int, accumulate: int, seed: int) -> Order:
     batch = min(batch, data.count)
     size = data.batch.of(max(1, -(-batch // accumulate)))
     return Order(data, size, max(1, -(-batch // size)), seed)
+
+
+def check_statistics(order: Order) -> None:
+    """Make sure that runs have statistics to learn by.
+
+    Raises:
+        OptionError: when a run has one sample, or fewer than the model takes at once.
+    """
+    fixed = order.data.batch.fixed
+    if fixed == 1:
+        raise OptionError(
+            "statistics of batches need several samples in a run, and the model takes one at once: export it with a "
+            "free batch, or leave out statistics"
+        )
+    if order.size < 2:
+        raise OptionError(
+            "statistics of batches need several samples in a run, and runs have one: give a larger --batch, or a "
+            "smaller --accumulate"
+        )
+    if order.data.count < order.size:
+        raise OptionError(
+            f"statistics of batches need {order.size} samples to learn from, as many as the model takes at once; there "
+            f"are {order.data.count}"
+        )

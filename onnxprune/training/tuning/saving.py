@@ -48,6 +48,11 @@ class Saver:
         every = max(self._saving.every_s, self._took / _SHARE) if self._saving.every_s else 0.0
         return time.monotonic() - self._last >= every
 
+    @property
+    def pays_at_the_end(self) -> bool:
+        """Whether saving a run that is done takes less time than the steps that it would repeat after a kill."""
+        return time.monotonic() - self._last > max(self._saving.every_s, self._took)
+
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint.
 

@@ -111,13 +111,14 @@ def adamw(parameters: Sequence[torch.Tensor], decay: float) -> torch.optim.AdamW
 
 
 @contextlib.contextmanager
-def _learning(network: Network) -> Iterator[None]:
-    """Let batches count by their own statistics, where that was asked for; elsewhere the network runs as the file."""
-    network.train()
+def _kept_statistics(network: Network) -> Iterator[None]:
+    """Give a network back the statistics that it had, where a step fails."""
+    before = dict(network.statistics)  # which runs do not change: they put others in their place
     try:
         yield
-    finally:
-        network.eval()
+    except NotFinite:
+        network.load_state_dict(before, strict=False)
+        raise
 
 
 class Stepper:
@@ -144,17 +145,18 @@ class Stepper:
         """Take a step; return the mean loss and how many samples it saw.
 
         Raises:
-            NotFinite: when loss or gradients are not; the weights stay as they were.
+            NotFinite: when loss or gradients are not; weights and statistics stay as they were.
         """
         tasks, total = list(self._tasks(number)), 0.0
         self.optimiser.zero_grad(set_to_none=True)
-        for task in tasks:
-            total += self._learned(task)
-        self._processes.add_gradients(self._learner.parameters())
-        total += self._penalised()
-        norm = torch.nn.utils.clip_grad_norm_(self._learner.parameters(), self._options.clip)
-        runs = (rows for task in tasks for rows in self._order.at(task.step))
-        check_gradient(float(norm), runs, self._lesson.train)
+        with _kept_statistics(self._lesson.network):
+            for task in tasks:
+                total += self._learned(task)
+            self._processes.add_gradients(self._learner.parameters())
+            total += self._penalised()
+            norm = torch.nn.utils.clip_grad_norm_(self._learner.parameters(), self._options.clip)
+            runs = (rows for task in tasks for rows in self._order.at(task.step))
+            check_gradient(float(norm), runs, self._lesson.train)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
@@ -177,12 +179,13 @@ class Stepper:
         """Add the gradients of a task; return the mean loss."""
         runs = self._order.at(task.step)
         count, total = sum(map(len, runs)), 0.0
-        with _learning(self._lesson.network):
-            for part, rows in enumerate(runs):
-                losses = self._losses(self._view(rows, task.step, part), task)
+        for part, rows in enumerate(runs):
+            view = self._view(rows, task.step, part)
+            with self._learning(view):
+                losses = self._losses(view, task)
                 check_losses(losses.whole, rows, self._lesson.train)
                 torch.autograd.backward(losses.own.sum() / count)
-                total += float(losses.whole.sum() / count)
+            total += float(losses.whole.sum() / count)
         return total
 
     def tested(self, number: int, rate: float, first: Values) -> float:
@@ -195,7 +198,7 @@ class Stepper:
         """
         task, view = _Task(self._lesson.unwritten, number), self._view(self._order.at(number)[0], number, 0)
         taught = self._lesson.taught(view.piece, task.aim)
-        with _learning(self._lesson.network):
+        with self._learning(view):
             with torch.no_grad():
                 before = float(self._losses(view, task, taught, first).whole.mean())
             losses = self._losses(view, task, taught)
@@ -214,7 +217,7 @@ class Stepper:
     def seconds(self, precision: str) -> float:
         """Return how long the gradients of a step take in a precision, see `seconds_of`; weights stay as they are."""
         self.precision, network = precision, self._lesson.network
-        before = {name: value.clone() for name, value in network.statistics.items()}
+        before = dict(network.statistics)  # which runs do not change: they put others in their place
         taken = seconds_of(lambda: self._learned(_Task(self._lesson.unwritten, 0)))
         self.optimiser.zero_grad(set_to_none=True)
         network.load_state_dict(before, strict=False)
@@ -227,6 +230,19 @@ class Stepper:
         self.optimiser = self._fresh()
 
     # -- how -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _learning(self, view: _View) -> Iterator[None]:
+        """Let a run count by its own statistics, where that was asked for; elsewhere the network runs as its file.
+
+        What is left of an epoch is fewer samples than others, or filled up with copies: it runs as the file would.
+        """
+        network = self._lesson.network
+        network.train(len(view.whole) == self._order.size)
+        try:
+            yield
+        finally:
+            network.eval()
 
     def _view(self, rows: Array, number: int, part: int) -> _View:
         """Return a view of samples, for a run of a step."""

@@ -186,6 +186,8 @@ class _Run:
             self._advance()
         if self.since and self.stopped is None:  # the time was over before the next look
             self._measure()
+        if self.saver is not None and self.saver.pays_at_the_end:  # proofs, and other networks of a folder, come now
+            self.saver.save(self._state())
         best = self.best or self.history[0]
         weights = changed(self.first, self.best_weights)
         self.lesson.network.load_state_dict({**self.first, **self.best_weights})

@@ -19,6 +19,8 @@ WIDTH = 8
 IMAGE = {"x": np.random.default_rng(0).standard_normal((4, 3, 6, 6)).astype(np.float32)}
 BATCHES = [{"x": (2 + scale * IMAGE["x"]).astype(np.float32)} for scale in (0.5, 1.0, 3.0)]
 VARIANCE = np.random.default_rng(1).uniform(0.5, 2, WIDTH).astype(np.float32)
+HALF = {"m": np.zeros(WIDTH), "v": VARIANCE}
+OTHERS = "no BatchNormalization of the model has statistics of its own .those that it is fed, computes, or shares"
 NORM = {"g": (WIDTH,), "o": (WIDTH,), "m": (WIDTH,), "v": VARIANCE}
 
 
@@ -31,9 +33,9 @@ def network(proto, **options):
     return Network(load(proto), batch_statistics=True, **options)
 
 
-def torch_norm(own, momentum=0.1, epsilon=1e-5):
+def torch_norm(own, epsilon=1e-5):
     """Return the layer of PyTorch that the node stands for."""
-    layer = torch.nn.BatchNorm2d(WIDTH, eps=epsilon, momentum=momentum)
+    layer = torch.nn.BatchNorm2d(WIDTH, eps=epsilon)
     layer.load_state_dict(
         {
             "weight": own.weights["g"].detach(),
@@ -46,13 +48,10 @@ def torch_norm(own, momentum=0.1, epsilon=1e-5):
     return layer
 
 
-@pytest.mark.parametrize(
-    ("attributes", "momentum", "epsilon"),
-    [("", 0.1, 1e-5), ("<momentum=0.75, epsilon=0.01>", 0.25, 0.01), ("<momentum=0.0>", 1.0, 1e-5)],
-)
-def test_learning_is_as_in_pytorch(attributes, momentum, epsilon):
+@pytest.mark.parametrize("attributes", ["", "<epsilon=0.01>", "<momentum=1.0>", "<momentum=0.999>", "<momentum=0.1>"])
+def test_learning_is_as_in_pytorch_whatever_momentum_the_file_states(attributes):
     own = network(normed(attributes))
-    layer = torch_norm(own, momentum, epsilon)
+    layer = torch_norm(own, epsilon=0.01 if "epsilon" in attributes else 1e-5)
     for feeds in BATCHES:
         values = own(feeds, taps=["a", "b"])
         inside = values["a"].detach().clone().requires_grad_()
@@ -64,9 +63,8 @@ def test_learning_is_as_in_pytorch(attributes, momentum, epsilon):
     torch.testing.assert_close(own.statistics["m"], layer.running_mean)
     # PyTorch takes the variance of a sample, the operator's page that of all values: 144 of them here, and the one that
     # the file began with
-    left = (1 - momentum) ** len(BATCHES)
-    moved = (layer.running_var - left * torch.as_tensor(VARIANCE)) * 143 / 144
-    torch.testing.assert_close(own.statistics["v"], left * torch.as_tensor(VARIANCE) + moved)
+    left = 0.9 ** len(BATCHES) * torch.as_tensor(VARIANCE)
+    torch.testing.assert_close(own.statistics["v"], left + (layer.running_var - left) * 143 / 144)
 
 
 def test_running_statistics_are_those_of_the_page_of_the_operator():
@@ -167,14 +165,17 @@ def test_statistics_that_two_layers_share_by_chance_stay():
     other = {"g2": (WIDTH,), "o2": (WIDTH,), "m2": (WIDTH,)}
     own = network(norms("g2, o2, m2, v2", **other, v2=VARIANCE))
     assert set(own.statistics) == {"m", "v", "m2", "v2"}
-    with pytest.raises(OptionError, match="no BatchNormalization of the model can take the statistics of batches"):
+    assert (own.running.count, own.running.others) == (2, 0)
+    with pytest.raises(OptionError, match=OTHERS):
         network(norms("g2, o2, m2, v", **other))
     other |= {"g3": (WIDTH,), "o3": (WIDTH,), "m3": (WIDTH,), "v3": VARIANCE}
     proto = conv(
         "c = BatchNormalization(a, g, o, m, v)", "d = BatchNormalization(c, g2, o2, m2, v)",
         "b = BatchNormalization(d, g3, o3, m3, v3)", **NORM, **other,
     )  # fmt: skip
-    assert set(network(proto).statistics) == {"m3", "v3"}
+    own = network(proto)
+    assert set(own.statistics) == {"m3", "v3"}
+    assert (own.running.count, own.running.others) == (1, 2)
 
 
 def test_a_layer_that_runs_twice_sees_both_runs():
@@ -186,23 +187,54 @@ def test_a_layer_that_runs_twice_sees_both_runs():
     torch.testing.assert_close(own.statistics["m"], mean)
 
 
-@pytest.mark.parametrize("name", ["g", "o"])
+@pytest.mark.parametrize("name", ["g", "o", "m", "v"])
 def test_what_is_frozen_of_a_layer_is_frozen_whole(name):
     other = {"g2": (WIDTH,), "o2": (WIDTH,), "m2": (WIDTH,), "v2": VARIANCE}
-    assert set(network(norms("g2, o2, m2, v2", **other), frozen=[name]).statistics) == {"m2", "v2"}
+    own = network(norms("g2, o2, m2, v2", **other), frozen=[name])
+    assert set(own.statistics) == {"m2", "v2"}
+    assert ("g" in own.weights) == (name != "g")
+    with pytest.raises(OptionError, match="all statistics of BatchNormalization are frozen: leave out statistics"):
+        network(normed(), frozen=[name])
+    with pytest.raises(OptionError, match="'m' matches no weight that could be trained"):
+        Network(load(normed()), frozen=["m"])  # where nothing learns it
 
 
 @pytest.mark.parametrize(
-    "nodes",
+    ("nodes", "message"),
     [
-        ["b, p, q = BatchNormalization<training_mode=1>(a, g, o, m, v)"],
-        ["n = Identity(v)", "b = BatchNormalization(a, g, o, m, n)"],
-        ["c = BatchNormalization(a, g, o, m, v)", "r = Reshape(m, form)", "b = Mul(c, r)"],
-        ["b = Relu(a)"],
+        (["b, p, q = BatchNormalization<training_mode=1>(a, g, o, m, v)"], OTHERS),
+        (["n = Identity(v)", "b = BatchNormalization(a, g, o, m, n)"], OTHERS),
+        (["c = BatchNormalization(a, g, o, m, v)", "r = Reshape(m, form)", "b = Mul(c, r)"], OTHERS),
+        (
+            ["b = Relu(a)"],
+            r"the model has no BatchNormalization \(most exporters fold it into the convolution in front\)",
+        ),
     ],
     ids=["by itself", "computed", "read elsewhere", "none"],
 )
-def test_networks_without_any_say_so(nodes):
+def test_networks_without_any_say_so(nodes, message):
     proto = conv(*nodes, **NORM, form=[1, WIDTH, 1, 1])
-    with pytest.raises(OptionError, match=r"take the statistics of batches \(most exporters fold it"):
+    with pytest.raises(OptionError, match=message):
         network(proto)
+
+
+def test_defaults_of_inputs_stay():
+    with pytest.raises(OptionError, match=OTHERS):
+        network(conv("b = BatchNormalization(a, g, o, m, v)", **NORM, listed=["m", "v"]))
+
+
+def test_running_statistics_stay_in_the_range_of_a_file_of_half_precision():
+    own = network(normed(norm=NORM | {name: value.astype(np.float16) for name, value in HALF.items()}))
+    for _ in range(60):
+        own({"x": 3e4 * IMAGE["x"]})
+    assert own.statistics["v"].max() == 65504
+    assert np.isfinite(own.statistics["v"].numpy().astype(np.float16)).all()
+
+
+def test_what_runs_for_no_gradients_at_all_moves_nothing():
+    own = network(normed())
+    before = dict(own.statistics)
+    with torch.inference_mode():
+        own(BATCHES[2])
+    assert all(value is before[name] for name, value in own.statistics.items())
+    own.eval()(IMAGE)["y"].sum().backward()

@@ -19,12 +19,13 @@ from onnxprune.training.tuning.learner import LowRank, Whole, learner_of
 from onnxprune.training.tuning.order import order_of
 from onnxprune.training.tuning.saving import Saving
 from onnxprune.training.tuning.schedule import HIGHEST, LOWEST
-from onnxprune.training.tuning.stepping import Stepper
+from onnxprune.training.tuning.stepping import NotFinite, Stepper
 from onnxprune.training.tuning.tuner import tuned
 from tests.training import pairs
 from tests.training.pairs import classifier, cut, lesson, normed, pictures
 
 RUN = {"the model": "this one"}
+LABELLED = {"x": pictures(40), "labels": np.arange(40) % 6}
 
 
 def run(*, saving=None, kept=False, callbacks=(), progress=lambda *_: None, **options):
@@ -183,6 +184,57 @@ def test_statistics_stay_while_rates_and_precisions_are_tried(monkeypatch, optio
         tuned(task, checked)
     for name, value in seen[0].items():
         assert np.array_equal(value, task.network.model.array(name))
+
+
+def test_what_is_left_of_an_epoch_moves_no_statistics(monkeypatch):
+    task, options = lesson(normed(), data={"x": pictures(23)}, statistics="batch", batch=8, loss={"mse": 1})
+    sizes = []
+    moved = task.network.running.moved
+
+    def noted(values):
+        sizes.append(len(task.network.running._seen))
+        return moved(values)
+
+    monkeypatch.setattr(task.network.running, "moved", noted)
+    order = task.order(options)
+    runs = [len(rows) for step in range(order.steps_of_epoch) for rows in order.at(step)]
+    assert runs == [8, 8, task.train.count - 16]
+    stepper = Stepper(task, learner_of(task.network, None, 0), order, options)
+    for step in range(order.steps_of_epoch):
+        stepper.step(step, 1e-4)
+    assert sizes == [1, 1]
+    assert not task.network.training
+
+
+def test_statistics_stay_where_a_step_is_not_finite():
+    task, options = lesson(normed(), statistics="batch")
+    before = {name: value.clone() for name, value in task.network.statistics.items()}
+    with torch.no_grad():
+        task.network.weights["w1"].view(-1)[0] = float("nan")
+    learner = learner_of(task.network, None, 0)
+    stepper = Stepper(task, learner, order_of(task.train, options.batch, 2, 0), options)
+    with pytest.raises(NotFinite):
+        stepper.step(0, 1e-3)
+    assert all(torch.equal(value, before[name]) for name, value in task.network.statistics.items())
+
+
+@pytest.mark.parametrize("options", [{"batch": 1}, {"accumulate": 16}])
+def test_a_run_of_one_sample_has_no_statistics(options):
+    task, checked = lesson(normed(), statistics="batch", **options)
+    message = "several samples in a run, and runs have one: give a larger --batch, or a smaller --accumulate"
+    with pytest.raises(OptionError, match=message):
+        tuned(task, checked)
+
+
+def test_a_model_that_takes_one_sample_at_once_has_no_statistics_of_batches():
+    task, checked = lesson(normed(1), teacher=None, data=LABELLED, statistics="batch")
+    with pytest.raises(OptionError, match="the model takes one at once: export it with a free batch, or leave"):
+        tuned(task, checked)
+    task, checked = lesson(normed(64), teacher=None, data=LABELLED, statistics="batch")
+    with pytest.raises(OptionError, match="need 64 samples to learn from, as many as the model takes at once; th"):
+        tuned(task, checked)
+    task, checked = lesson(normed(8), teacher=None, data=LABELLED, statistics="batch")
+    tuned(task, checked)
 
 
 @pytest.mark.parametrize("lora", [None, 2])
@@ -398,6 +450,16 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path, options, count)
         assert [each.figures for each in outcome.history] == [each.figures for each in whole.history]
         assert outcome.steps == whole.steps
         saving.path.unlink()
+
+
+def test_a_run_that_is_done_repeats_no_step(tmp_path, monkeypatch):
+    saving = Saving(tmp_path / "run.checkpoint", RUN, resume=False, every_s=1e9)
+    monkeypatch.setattr(saving_module.Saver, "pays_at_the_end", True)
+    whole = run(saving=saving)
+    monkeypatch.setattr(Stepper, "step", lambda *_: pytest.fail("a step was repeated"))
+    again = run(saving=dataclasses.replace(saving, resume=True))
+    assert equal(again.weights, whole.weights)
+    assert [each.held for each in again.history] == [each.held for each in whole.history]
 
 
 def test_a_disk_that_is_full(tmp_path, monkeypatch):
