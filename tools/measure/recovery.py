@@ -65,15 +65,15 @@ SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
     "photos": {
         "photos": Subject(
             "efficientnet_lite1.onnx", {"targets": {"macs": 0.5}}, "photos_calibration.npz",
-            "photos_tuning.npz", "photos_eval.npz", 4800, 16, precision="bfloat16",
+            "photos_tuning.npz", "photos_eval.npz", 4800, 16, precision="auto",
         ),
     },
     "sentences": {
-        "sentences": Subject("minilm.onnx", {"targets": {"macs": 0.5}}, *TEXTS, 3200, 16, precision="bfloat16"),
+        "sentences": Subject("minilm.onnx", {"targets": {"macs": 0.5}}, *TEXTS, 3200, 16, precision="auto"),
     },
     "heads": {
         "heads": Subject(
-            "minilm.onnx", {"shape": "heads=7"}, *TEXTS, 2000, 16, precision="bfloat16", from_scratch=False,
+            "minilm.onnx", {"shape": "heads=7"}, *TEXTS, 2000, 16, precision="auto", from_scratch=False,
         ),
     },
     "words": {
@@ -81,7 +81,7 @@ SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
             "decoder.onnx", {"targets": {"params": "107.6M"}, "tie": True}, "decoder_calibration_256.npz",
             "decoder_tuning.npz", "decoder_eval.npz", 1750, 4,
             ways={"forward KL": {"loss": {"kl": 1.0}}, "reverse KL": {"loss": {"written": 1.0}}},
-            fewer={"reverse KL": 240}, precision="bfloat16", from_scratch=False,
+            fewer={"reverse KL": 240}, precision="auto", from_scratch=False,
         ),
     },
 }  # fmt: skip
@@ -108,7 +108,7 @@ def measure(name: str, subject: Subject, folder: Path, results: Path, threads: i
             **record(name, way, values["fidelity"]["after"]),
             "steps": values["steps"],
             "rate": values["rate"],
-            "precision": subject.precision,
+            "precision": values["precision"],
             "cpu_seconds": None if resumed else round(time.process_time() - start, 1),
             "wall_seconds": values["seconds"],
         }
