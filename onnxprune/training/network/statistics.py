@@ -48,18 +48,18 @@ class Statistics:
         Raises:
             OptionError: when all of them do.
         """
-        nodes = [model.nodes[index] for index in model.top]
-        normalisations = [node for node in nodes if node.op == "BatchNormalization"]
-        own = [node for node in normalisations if _is_by_constants(node, model) and _are_own(node, model)]
+        nodes = [node for node in model.nodes if node.op == "BatchNormalization"]
+        top = frozenset(model.top)
+        own = [n for n in nodes if n.index in top and _is_by_constants(n, model) and _are_own(n, model)]
         self.known = tuple(name for node in own for name in node.inputs[3:5])  # those that patterns may name
         taken = [
             node for node in own if not any(matches(name, pattern) for name in node.inputs[1:5] for pattern in frozen)
         ]
         self._norms = {node.index: _norm(node, model) for node in taken}
-        self.others = len(normalisations) - len(taken)
+        self.others = len(nodes) - len(taken)
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
         if not taken:
-            raise OptionError(f"{_why_none(len(normalisations), len(own))}: leave out statistics")
+            raise OptionError(f"{_why_none(len(nodes), len(own))}: leave out statistics")
 
     @property
     def count(self) -> int:

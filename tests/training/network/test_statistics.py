@@ -218,6 +218,18 @@ def test_networks_without_any_say_so(nodes, message):
         network(proto)
 
 
+def test_nodes_inside_branches_stay_and_are_counted():
+    other = {"g2": (WIDTH,), "o2": (WIDTH,), "m2": (WIDTH,), "v2": VARIANCE}
+    branch = "If(c) <then_branch = t () => (float[] d) {d = BatchNormalization(n, g2, o2, m2, v2)}, "
+    branch += "else_branch = e () => (float[] d2) {d2 = Relu(n)}>"
+    normed_first = "n = BatchNormalization(a, g, o, m, v)"
+    proto = conv(normed_first, f"b = {branch}", y="float[n,5,6,6] y", infer=False, c=np.array(True), **NORM, **other)
+    own = network(proto)
+    assert set(own.statistics) == {"m", "v"}
+    assert (own.running.count, own.running.others) == (1, 1)
+    torch.testing.assert_close(own.eval()(IMAGE), Network(load(proto))(IMAGE))
+
+
 def test_defaults_of_inputs_stay():
     with pytest.raises(OptionError, match=OTHERS):
         network(conv("b = BatchNormalization(a, g, o, m, v)", **NORM, listed=["m", "v"]))
