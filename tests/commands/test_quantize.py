@@ -35,6 +35,12 @@ def both():
     return onnxprune.prune(RESNET, targets={"size": 0.2}, quantize="int8", latency=False, criterion="l2", **FEW)
 
 
+@pytest.fixture
+def with_vnni(monkeypatch):
+    """A processor whose products of eight bits do not saturate: seven bits are not tried."""
+    monkeypatch.setattr("onnxprune.commands.steps.int8.cpu_features", lambda: ("avx2", "avx512_vnni"))
+
+
 def ops(proto):
     return {node.op_type for node in proto.graph.node}
 
@@ -145,7 +151,7 @@ def test_what_says_why_a_form_failed_names_no_private_path(monkeypatch):
 
 
 @pytest.mark.parametrize(("batch", "most"), [("n", 66), (16, 80)])
-def test_percentiles_are_of_64_samples_from_everywhere(monkeypatch, batch, most):
+def test_percentiles_are_of_64_samples_from_everywhere(monkeypatch, with_vnni, batch, most):
     """A batch of fixed size goes through whole; of others, each gives some."""
     seen, plain = [], quantize._reader
     monkeypatch.setattr(quantize, "_reader", lambda feeds: seen.append(feeds["x"]) or plain(feeds))
@@ -267,7 +273,7 @@ def test_the_command_line(tmp_path):
     open_session(output)
 
 
-def test_prune_on_the_command_line_shows_all_files(tmp_path):
+def test_prune_on_the_command_line_shows_all_files(tmp_path, with_vnni):
     options = ["--ratio", "0.3", "--criterion", "l2", "--data", DATA, "--samples", "32", "--no-latency"]
     ran = invoked("prune", RESNET, "-o", tmp_path / "o.onnx", *options, "--quantize", "int8")
     assert ran.exit_code == 0, ran.output
